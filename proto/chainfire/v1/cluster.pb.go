@@ -973,6 +973,7 @@ func (x *MemberListResponse) GetGenesisNonce() []byte {
 
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Self          bool                   `protobuf:"varint,1,opt,name=self,proto3" json:"self,omitempty"` // only what the member asked knows of itself; never forwarded
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1005,6 +1006,13 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
 	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *StatusRequest) GetSelf() bool {
+	if x != nil {
+		return x.Self
+	}
+	return false
 }
 
 type StatusResponse struct {
@@ -2049,8 +2057,9 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12.\n" +
 	"\amembers\x18\x02 \x03(\v2\x14.chainfire.v1.MemberR\amembers\x12#\n" +
-	"\rgenesis_nonce\x18\x03 \x01(\fR\fgenesisNonce\"\x0f\n" +
-	"\rStatusRequest\"\xe9\x02\n" +
+	"\rgenesis_nonce\x18\x03 \x01(\fR\fgenesisNonce\"#\n" +
+	"\rStatusRequest\x12\x12\n" +
+	"\x04self\x18\x01 \x01(\bR\x04self\"\xe9\x02\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x16\n" +
