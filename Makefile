@@ -1,11 +1,50 @@
-# Every target runs on a clean checkout with Go; `generate` also needs protoc.
+# Every target runs on a clean checkout with Go; `generate` also needs protoc,
+# `race` a C compiler. `make help` lists the targets.
 
 GO ?= go
+DURATION ?= 10m
+FUZZTIME ?= 30s
 PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/seed.proto chainfire/v1/peer.proto
+CONCURRENT = $(shell $(GO) list ./... | grep -E '/(raftlog|transfer|node)(/|$$)')
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 .PHONY: build
 build: ## build every package
 	$(GO) build ./...
+
+.PHONY: test
+test: ## unit, property and simulation tests
+	$(GO) test ./...
+
+.PHONY: race
+race: ## short tests of the concurrent packages under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short $(CONCURRENT)
+
+.PHONY: e2e
+e2e: ## whole processes: kills, joins, etcd's client
+	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/...
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each
+	FUZZ_EACH=$(FUZZTIME) .ci/run fuzz
+
+.PHONY: bench-join
+bench-join: ## seeding a member beside copying its files
+	$(GO) run ./cmd/cfseed bench
+
+.PHONY: bench
+bench: ## micro benchmarks of the packages
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck
+	@test -z "$$(gofmt -l .)" || { gofmt -l .; exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags e2e ./...
+	$(GO) tool staticcheck ./...
 
 .PHONY: generate
 generate: ## regenerate the committed protobuf code (plugins are pinned in go.mod)
@@ -14,3 +53,18 @@ generate: ## regenerate the committed protobuf code (plugins are pinned in go.mo
 	$(GO) build -o .bin/protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc
 	PATH="$(CURDIR)/.bin:$$PATH" protoc -I proto --go_out=proto --go_opt=paths=source_relative \
 	  --go-grpc_out=proto --go-grpc_opt=paths=source_relative $(PROTOS)
+
+# The line with protoc's own version depends on the machine and is not compared.
+.PHONY: generate-check
+generate-check: generate ## fail when the committed code is not what generate makes
+	git -c safe.directory='*' diff --exit-code -I '^// .*protoc +v' -- proto
+	@test -z "$$(git -c safe.directory='*' ls-files --others --exclude-standard -- proto)" || \
+	  { echo "generated files are not committed:"; git ls-files --others --exclude-standard -- proto; exit 1; }
+
+.PHONY: demo
+demo: ## a cluster of processes, two joins, the leader killed, all verified
+	$(GO) run ./cmd/cfseed demo
+
+.PHONY: soak
+soak: ## random faults on a simulated cluster for DURATION
+	$(GO) test -run 'Soak' -count=1 -timeout 0 ./node/sim -soak $(DURATION)

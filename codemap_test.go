@@ -1,0 +1,129 @@
+package cfseed_test
+
+// codeMap is the map of the code: every folder that holds Go code, and its
+// level. Imports only point down; ARCHITECTURE.md draws the same picture. A
+// folder that is not here fails the test: a new one is a decision.
+var codeMap = map[string]int{
+	"cmd/cfseed":                  6,
+	"cmd/cfseed/internal/bench":   6,
+	"cmd/cfseed/internal/command": 6,
+	"cmd/cfseed/internal/demo":    6,
+	"cmd/cfseed/internal/dial":    6,
+	"cmd/cfseed/internal/output":  6,
+
+	"node":            5,
+	"node/clusterapi": 5,
+	"node/e2e":        5,
+	"node/etcdapi":    5,
+	"node/join":       5,
+	"node/peer":       5,
+	"node/policy":     5,
+	"node/raftloop":   5,
+	"node/replica":    5,
+	"node/sim":        5,
+	"node/watch":      5,
+
+	"transfer": 4,
+	"verify":   4,
+
+	"snapshot": 3,
+
+	"internal/state": 2,
+
+	"raftlog":                 1,
+	"internal/datadir":        1,
+	"internal/fault/rpcfault": 1,
+	"internal/netsec":         1,
+	"internal/state/auth":     1,
+	"internal/state/envelope": 1,
+	"internal/state/lease":    1,
+	"internal/state/member":   1,
+	"internal/state/mvcc":     1,
+	"internal/state/store":    1,
+	"snapshot/chunk":          1,
+	"snapshot/manifest":       1,
+
+	"internal/fault":           0,
+	"internal/ident":           0,
+	"proto/chainfire/entry/v1": 0,
+	"proto/chainfire/v1":       0,
+}
+
+// sibling allows an import between two folders of one level.
+type sibling struct {
+	from, to string // patterns, see matches
+	reason   string
+}
+
+// siblings are the only imports allowed inside a level. They form no circle
+// (TestSiblingsFormNoCircle).
+var siblings = []sibling{
+	{"cmd/cfseed", "cmd/cfseed/internal/...", "the commands use the command line's own parts"},
+	{"cmd/cfseed/internal/command", "cmd/cfseed/internal/output", "the frame prints errors and results"},
+	{"cmd/cfseed/internal/demo", "cmd/cfseed/internal/{dial,output}", "the demo is a client of the cluster it starts"},
+	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{demo,dial,output}", "a benchmark starts clusters as the demo does"},
+
+	{"node", "node/...", "node is the assembly; it alone knows all of its parts"},
+	{"node/e2e", "node/...", "whole-process tests"},
+	{"node/sim", "node/{replica,raftloop,policy}", "the simulator drives the single-threaded heart on virtual time"},
+	{"node/replica", "node/raftloop", "the replica turns the loop's steps into jobs"},
+
+	{"proto/chainfire/v1", "proto/chainfire/entry/v1", "the services speak of positions and members as the log records them"},
+	{"internal/state/{mvcc,lease,auth,member}", "internal/state/{store,envelope}", "tables lie over the store and know the kinds of entries"},
+	{"snapshot/manifest", "snapshot/chunk", "a manifest counts in chunks"},
+	{"raftlog", "internal/datadir", "the fsync recipe is written once"},
+}
+
+// denial forbids an import in non-test code, wherever levels stand.
+type denial struct {
+	from   string
+	deny   string // an import path or a pattern of this module's folders
+	except string // folders the rule does not speak of; may be empty
+	reason string
+}
+
+// replicated are the folders that every member must compute alike.
+const replicated = "internal/state{,/...}"
+
+var denials = []denial{
+	{replicated, "go.etcd.io/raft/...", "", "applying an entry knows nothing of leadership; a state machine that can ask diverges"},
+	{replicated, "google.golang.org/grpc{,/...}", "", "applying an entry does not depend on a caller"},
+	{replicated, "internal/fault/rpcfault", "", "applying an entry does not depend on a caller"},
+	{replicated, "math/rand{,/v2}", "", "members would diverge"},
+	{replicated, "crypto/rand", "", "members would diverge"},
+	{"transfer{,/...}", "github.com/cockroachdb/pebble/...", "", "transfer moves chunks it is given; files belong to snapshot"},
+	{"transfer{,/...}", "go.etcd.io/raft/...", "", "a stream does not know why it is wanted"},
+	{"transfer{,/...}", "raftlog", "", "a stream does not know why it is wanted"},
+	{"transfer{,/...}", "github.com/vbauerster/...", "", "progress is reported by callbacks"},
+	{"verify{,/...}", "snapshot{,/...}", "", "the judge does not share code with what it judges; it has its own manifest reader"},
+	{"verify{,/...}", "transfer{,/...}", "", "the judge does not share code with what it judges"},
+	{"verify{,/...}", "node{,/...}", "", "the judge does not share code with what it judges"},
+	{"snapshot{,/...}", "google.golang.org/grpc{,/...}", "", "snapshot deals in files; transfer carries them"},
+	{"snapshot{,/...}", "go.etcd.io/raft/...", "", "snapshot reaches the log through raftlog.Seed alone"},
+	{"raftlog", "internal/state{,/...}", "", "the log holds bytes; what they mean is not its business"},
+	{"snapshot/{chunk,manifest}", "internal/state{,/...}", "", "pure formats, fuzzed without a database"},
+	{"snapshot/{chunk,manifest}", "github.com/cockroachdb/pebble/...", "", "pure formats, fuzzed without a database"},
+	{"{internal/...,proto/...,raftlog,snapshot{,/...},transfer{,/...},verify{,/...}}", "node{,/...}", "", "folders form no circle: nothing below node knows it"},
+	{"...", "node/sim", "node/sim", "the simulator is test equipment"},
+	{"...", "github.com/urfave/cli/...", "cmd/...", "flags are parsed in one place"},
+	{"...", "github.com/vbauerster/...", "cmd/...", "terminals are drawn on in one place"},
+	{"...", "testing", "node/sim", "test code does not belong in the product"},
+	{"...", "pgregory.net/...", "node/sim", "test code does not belong in the product"},
+	{"...", "github.com/anishathalye/...", "{node/sim,cmd/cfseed/internal/...}", "test code does not belong in the product"},
+	{"...", "github.com/cockroachdb/datadriven", "", "test code does not belong in the product"},
+	{"...", "go.uber.org/goleak", "", "test code does not belong in the product"},
+	{"...", "log", "", "logging is log/slog, given by the caller"},
+}
+
+// clockDenied are the functions of package time that replicated code may not
+// call: two members never read the same clock.
+var clockDenied = map[string]bool{
+	"Now": true, "Since": true, "Until": true, "Sleep": true, "After": true, "AfterFunc": true,
+	"Tick": true, "NewTimer": true, "NewTicker": true,
+}
+
+// emptyNames say nothing about what a package is for.
+var emptyNames = map[string]bool{
+	"util": true, "utils": true, "common": true, "helper": true, "helpers": true,
+	"types": true, "misc": true, "base": true, "shared": true, "lib": true,
+}

@@ -1,0 +1,402 @@
+package cfseed_test
+
+import (
+	"bufio"
+	"fmt"
+	"go/ast"
+	"io/fs"
+	"os"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"github.com/chainfire/cfseed/internal/fault"
+)
+
+const (
+	maxFunctionLines = 80
+	maxFileLines     = 420
+)
+
+// longAllowed lists functions ("folder.Function" or "folder.Type.Method") and
+// files that may be longer, with the reason.
+var longAllowed = map[string]string{}
+
+// topLevel are the folders of the repository, and nothing else.
+var topLevel = []string{
+	".ci", "cmd", "docs", "internal", "node", "proto", "raftlog", "snapshot", "transfer", "verify",
+}
+
+// TestPackagesAreDocumented wants one attached package comment in each folder
+// ("Package x ..."; a blank line would hide it from godoc).
+func TestPackagesAreDocumented(t *testing.T) {
+	type doc struct{ name, text string }
+	docs := map[string]doc{}
+	for _, tests := range []bool{false, true} {
+		files, err := source(os.DirFS("."), tests)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			d, seen := docs[f.dir]
+			if tests && seen && d.name != f.ast.Name.Name {
+				continue // an external test package beside a package
+			}
+			if !f.generated && d.text == "" {
+				d.text = f.ast.Doc.Text()
+			}
+			d.name = f.ast.Name.Name
+			docs[f.dir] = d
+		}
+	}
+	for dir, d := range docs {
+		if strings.HasPrefix(dir, "proto/") {
+			continue // generated; the .proto files open with theirs
+		}
+		want := "Package " + d.name + " "
+		if d.name == "main" {
+			want = "Command " + path.Base(dir) + " "
+		}
+		if !strings.HasPrefix(d.text, want) {
+			t.Errorf("%s: the package comment must begin with %q (and touch the package clause)", dir, want)
+		}
+	}
+}
+
+// TestSizes keeps functions and files readable in one sitting.
+func TestSizes(t *testing.T) {
+	files, err := source(os.DirFS("."), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	tooLong := func(name string) bool { used[name] = true; return longAllowed[name] == "" }
+	for _, f := range files {
+		if f.generated {
+			continue
+		}
+		if n := f.fset.Position(f.ast.FileEnd).Line; n > maxFileLines && tooLong(f.path) {
+			t.Errorf("%s: %d lines, at most %d", f.path, n, maxFileLines)
+		}
+		for _, decl := range f.ast.Decls {
+			fn, ok := decl.(*ast.FuncDecl)
+			if !ok {
+				continue
+			}
+			n := f.fset.Position(fn.End()).Line - f.fset.Position(fn.Pos()).Line + 1
+			if name := f.dir + "." + functionName(fn); n > maxFunctionLines && tooLong(name) {
+				t.Errorf("%s: %s: %d lines, at most %d", f.path, name, n, maxFunctionLines)
+			}
+		}
+	}
+	for name := range longAllowed {
+		if !used[name] {
+			t.Errorf("longAllowed: %s is not too long (any more)", name)
+		}
+	}
+}
+
+func functionName(fn *ast.FuncDecl) string {
+	if fn.Recv == nil || len(fn.Recv.List) == 0 {
+		return fn.Name.Name
+	}
+	typ := fn.Recv.List[0].Type
+	if star, ok := typ.(*ast.StarExpr); ok {
+		typ = star.X
+	}
+	if gen, ok := typ.(*ast.IndexExpr); ok {
+		typ = gen.X
+	}
+	if id, ok := typ.(*ast.Ident); ok {
+		return id.Name + "." + fn.Name.Name
+	}
+	return fn.Name.Name
+}
+
+// forbidden is text that may not stand in the repository. The expressions are
+// written so that they do not match themselves.
+var forbidden = []struct {
+	text   *regexp.Regexp
+	files  func(name string) bool
+	reason string
+}{
+	{regexp.MustCompile(`\bTO[D]O\b`), anyFile, "finish it or leave it out"},
+	{regexp.MustCompile(`\bFIX[M]E\b`), anyFile, "finish it or leave it out"},
+	{regexp.MustCompile(`(?i)not (yet )?implemente[d]`), productFile, "finish it or leave it out"},
+	{regexp.MustCompile(`\.\./share[d]`), anyFile, "the repository stands alone"},
+	{regexp.MustCompile(`(^|[\s"'=(])/(work|roo[t]|home|Users)/`), anyFile, "a path of one machine"},
+	{regexp.MustCompile(`\btime\.Slee[p]\(`), sleepless, "a test that sleeps is slow or flaky; wait for the event"},
+	{regexp.MustCompile(`\bos\.Exi[t]\(`), exitless, "only main ends the process"},
+}
+
+func anyFile(string) bool { return true }
+
+func productFile(name string) bool {
+	return strings.HasSuffix(name, ".go") && !strings.HasSuffix(name, ".pb.go")
+}
+
+func sleepless(name string) bool {
+	return strings.HasSuffix(name, "_test.go") && !strings.HasPrefix(name, "node/e2e/")
+}
+
+func exitless(name string) bool {
+	return productFile(name) && !strings.HasSuffix(name, "_test.go") && name != "cmd/cfseed/main.go"
+}
+
+// textFiles calls fn for every text file of tree that could be committed.
+func textFiles(tree fs.FS, fn func(name, text string)) error {
+	return fs.WalkDir(tree, ".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if d.Name() == ".git" || d.Name() == ".bin" {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if info, err := d.Info(); err != nil || !info.Mode().IsRegular() || info.Size() > 4<<20 {
+			return err
+		}
+		text, err := fs.ReadFile(tree, p)
+		if err == nil && utf8.Valid(text) {
+			fn(p, string(text))
+		}
+		return err
+	})
+}
+
+// forbiddenWords gives one line per forbidden text found in tree.
+func forbiddenWords(tree fs.FS) ([]string, error) {
+	var out []string
+	err := textFiles(tree, func(name, text string) {
+		for _, rule := range forbidden {
+			if !rule.files(name) {
+				continue
+			}
+			for i, line := range strings.Split(text, "\n") {
+				if found := rule.text.FindString(line); found != "" {
+					out = append(out, fmt.Sprintf("%s:%d: %q: %s", name, i+1, found, rule.reason))
+				}
+			}
+		}
+	})
+	return out, err
+}
+
+func TestForbiddenWords(t *testing.T) {
+	found, err := forbiddenWords(os.DirFS("."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		t.Error(f)
+	}
+}
+
+func TestForbiddenWordsAreReported(t *testing.T) {
+	tests := []struct {
+		name, text string
+		want       bool
+	}{
+		{"a.go", "// TO" + "DO: more", true},
+		{"a.go", "ctx := context.TO" + "DO()", true},
+		{"docs/a.md", "FIX" + "ME", true},
+		{"a.go", `errors.New("not ` + `implemented")`, true},
+		{"Makefile", "cp ../sha" + "red/x .", true},
+		{"a.go", `dir := "/ho` + `me/me/x"`, true},
+		{"a.go", `dir := "/var/lib/x"`, false},
+		{"a_test.go", "time.Sl" + "eep(1)", true},
+		{"node/e2e/a_test.go", "time.Sl" + "eep(1)", false},
+		{"a.go", "os.Ex" + "it(1)", true},
+		{"cmd/cfseed/main.go", "os.Ex" + "it(1)", false},
+	}
+	for _, tc := range tests {
+		found, err := forbiddenWords(fake(map[string]string{tc.name: tc.text}))
+		if err != nil || (len(found) > 0) != tc.want {
+			t.Errorf("%s %q: found %q, %v", tc.name, tc.text, found, err)
+		}
+	}
+}
+
+func TestTopLevel(t *testing.T) {
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		hidden := e.Name() == ".git" || e.Name() == ".bin" || e.Name() == ".github"
+		if e.IsDir() && !hidden && !slices.Contains(topLevel, e.Name()) {
+			t.Errorf("folder %s is not one of %v", e.Name(), topLevel)
+		}
+	}
+}
+
+// codeBlocks gives the lines of a Markdown text's ```sh blocks that are
+// commands, continuation lines joined.
+func codeBlocks(markdown string) []string {
+	var (
+		commands []string
+		inside   bool
+		pending  string
+	)
+	for line := range strings.Lines(markdown) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "```"):
+			inside = line == "```sh"
+		case inside && line != "" && !strings.HasPrefix(line, "#"):
+			if rest, more := strings.CutSuffix(line, `\`); more {
+				pending += rest
+				continue
+			}
+			commands, pending = append(commands, pending+line), ""
+		}
+	}
+	return commands
+}
+
+// TestReadmeCommandsAreRun: every command the README shows is run by
+// continuous integration: by a step that names it in a "# readme:" line of
+// .ci/run, or by .ci/readme, which runs the README's session word for word.
+func TestReadmeCommandsAreRun(t *testing.T) {
+	readme, run := readText(t, "README.md"), readText(t, ".ci/run")
+	var byStep []string
+	for line := range strings.Lines(run) {
+		if c, ok := strings.CutPrefix(strings.TrimSpace(line), "# readme: "); ok {
+			byStep = append(byStep, c)
+		}
+	}
+	commands := codeBlocks(readme)
+	for _, c := range byStep {
+		if !slices.Contains(commands, c) {
+			t.Errorf(".ci/run names %q, which the README does not show", c)
+		}
+	}
+	for _, want := range []string{"go run ./cmd/cfseed demo", "go test ./..."} {
+		if !slices.Contains(byStep, want) {
+			t.Errorf("%q must be a step of .ci/run and stand in the README", want)
+		}
+	}
+	_, session, found := strings.Cut(readme, "<!-- session -->")
+	session, _, closed := strings.Cut(session, "<!-- end of session -->")
+	if !found || !closed {
+		t.Fatal("the README has no marked session")
+	}
+	inSession := codeBlocks(session)
+	for _, c := range commands {
+		if !slices.Contains(byStep, c) && !slices.Contains(inSession, c) {
+			t.Errorf("README command is run by nothing: %s", c)
+		}
+	}
+}
+
+func TestCodeBlocks(t *testing.T) {
+	got := codeBlocks("text\n```sh\n# comment\na b\nc \\\n  d\n```\n```\nnot me\n```\n")
+	if want := []string{"a b", "c d"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestErrorCodesAreDocumented compares the table in docs/command-line.md with
+// the code.
+func TestErrorCodesAreDocumented(t *testing.T) {
+	row := regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| (\\d+) \\|")
+	var got, want []string
+	for _, m := range row.FindAllStringSubmatch(readText(t, "docs/command-line.md"), -1) {
+		got = append(got, m[1]+" "+m[2])
+	}
+	for _, c := range fault.Codes() {
+		want = append(want, fmt.Sprintf("%s %d", c, c.Exit()))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("docs/command-line.md lists\n%q\nthe code has\n%q", got, want)
+	}
+}
+
+// TestDependenciesHaveReasons wants a row in ARCHITECTURE.md for each direct
+// dependency and each tool, and no row for anything else.
+func TestDependenciesHaveReasons(t *testing.T) {
+	var want []string
+	direct := regexp.MustCompile(`^\t(\S+) v\S+$`)
+	tool := regexp.MustCompile(`^\t(\S+/\S+)$`)
+	scanner := bufio.NewScanner(strings.NewReader(readText(t, "go.mod")))
+	for scanner.Scan() {
+		for _, re := range []*regexp.Regexp{direct, tool} {
+			if m := re.FindStringSubmatch(scanner.Text()); m != nil {
+				want = append(want, m[1])
+			}
+		}
+	}
+	var got []string
+	row := regexp.MustCompile("(?m)^\\| `([a-z0-9.]+\\.[a-z]+/[^` ]+)` \\| \\S")
+	for _, m := range row.FindAllStringSubmatch(readText(t, "ARCHITECTURE.md"), -1) {
+		got = append(got, m[1])
+	}
+	slices.Sort(want)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("ARCHITECTURE.md explains\n%s\ngo.mod requires\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestArchitectureShowsTheCodeMap: every folder of the code map is named in
+// ARCHITECTURE.md.
+func TestArchitectureShowsTheCodeMap(t *testing.T) {
+	text := readText(t, "ARCHITECTURE.md")
+	for dir := range codeMap {
+		if _, err := os.Stat(dir); err == nil && !strings.Contains(text, "`"+dir+"`") {
+			t.Errorf("ARCHITECTURE.md does not name `%s`", dir)
+		}
+	}
+}
+
+// TestDocumentLinks: files that the documents link to are there.
+func TestDocumentLinks(t *testing.T) {
+	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)
+	err := textFiles(os.DirFS("."), func(name, text string) {
+		if !strings.HasSuffix(name, ".md") {
+			return
+		}
+		for _, m := range link.FindAllStringSubmatch(text, -1) {
+			if _, err := os.Stat(path.Join(path.Dir(name), m[1])); err != nil {
+				t.Errorf("%s links to %s: %v", name, m[1], err)
+			}
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestGoldenLists: the lists that continuous integration keeps are sorted,
+// without repetition, and each line has a reason.
+func TestGoldenLists(t *testing.T) {
+	var names []string
+	for line := range strings.Lines(readText(t, ".ci/skips.txt")) {
+		line = strings.TrimSpace(line)
+		if line == "" || strings.HasPrefix(line, "#") {
+			continue
+		}
+		name, reason, ok := strings.Cut(line, "  ")
+		if !ok || strings.TrimSpace(reason) == "" {
+			t.Errorf(".ci/skips.txt: %q: want \"package.Test  reason\"", line)
+		}
+		names = append(names, name)
+	}
+	if !slices.IsSorted(names) || len(slices.Compact(slices.Clone(names))) != len(names) {
+		t.Errorf(".ci/skips.txt is not sorted or repeats itself: %q", names)
+	}
+}
+
+func readText(t *testing.T, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
