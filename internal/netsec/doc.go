@@ -1,0 +1,9 @@
+// Package netsec is how a node listens and dials: etcd-style URLs, TLS from
+// certificate files, and the one gate that every RPC of every gRPC server
+// passes (Gate).
+//
+// URLs are http://host:port, https://host:port, unix://path and unixs://path
+// (or unix:///path for an absolute one); port 0 lets the system choose. TLS is
+// 1.2 at least. Certificate files are read again at every handshake, so a
+// renewed certificate needs no restart.
+package netsec
