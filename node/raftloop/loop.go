@@ -359,11 +359,7 @@ func (l *Loop) ReportUnreachable(id uint64) error {
 }
 
 // ReportSnapshot ends the pause that a MsgSnap put on the peer.
-func (l *Loop) ReportSnapshot(id uint64, ok bool) error {
-	status := raft.SnapshotFinish
-	if !ok {
-		status = raft.SnapshotFailure
-	}
+func (l *Loop) ReportSnapshot(id uint64, status raft.SnapshotStatus) error {
 	return l.call("report snapshot", func() error { l.rn.ReportSnapshot(id, status); return nil })
 }
 

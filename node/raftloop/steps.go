@@ -17,8 +17,8 @@ type Steps struct {
 	Role     *Role // set when the role changed
 	Reads    []raft.ReadState
 	Messages []*raftpb.Message
-	Append   *AppendJob
-	Apply    *ApplyJob
+	Appends  []*AppendJob // at most two: a snapshot, then what follows it
+	Apply    *ApplyJob    // nil: none
 }
 
 // Role is who leads, as this node sees it.
@@ -29,8 +29,9 @@ type Role struct {
 }
 
 // AppendJob is one write to the log. Entries replace whatever the log holds from
-// the first one's index on. With a Snapshot the log is dropped first and begins
-// after it. The slices belong to the library: read only.
+// the first one's index on. A job with a Snapshot has no entries: the log is
+// dropped and begins after the snapshot. The slices belong to the library: read
+// only.
 type AppendJob struct {
 	Entries   []*raftpb.Entry
 	HardState *raftpb.HardState // nil: unchanged
@@ -62,9 +63,11 @@ func (l *Loop) Ready() (Steps, bool, error) {
 	for _, m := range rd.Messages {
 		switch m.GetTo() {
 		case raft.LocalAppendThread:
-			s.Append = newAppendJob(m, rd.MustSync)
-			l.appends = append(l.appends, s.Append)
-			l.appended(s.Append)
+			s.Appends = newAppendJobs(m, rd.MustSync)
+			l.appends = append(l.appends, s.Appends...)
+			for _, j := range s.Appends {
+				l.appended(j)
+			}
 		case raft.LocalApplyThread:
 			s.Apply = &ApplyJob{Entries: m.GetEntries(), response: m.GetResponses()}
 			l.applies = append(l.applies, s.Apply)
@@ -79,18 +82,28 @@ func (l *Loop) Ready() (Steps, bool, error) {
 	return s, true, nil
 }
 
-func newAppendJob(m *raftpb.Message, mustSync bool) *AppendJob {
+// newAppendJobs gives the jobs of one MsgStorageAppend. A commit index alone need
+// not be durable, not even before the responses: they stand for entries and
+// votes, which were synced before.
+func newAppendJobs(m *raftpb.Message, mustSync bool) []*AppendJob {
 	j := &AppendJob{Entries: m.GetEntries(), Snapshot: m.GetSnapshot(), MustSync: mustSync, responses: m.GetResponses()}
-	hs := &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
-	if !raft.IsEmptyHardState(hs) {
+	if hs := (&raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}); !raft.IsEmptyHardState(hs) {
 		j.HardState = hs
 	}
-	// A commit index alone need not be durable, not even before responses: they
-	// stand for entries and votes, which were synced before.
-	if j.Snapshot != nil {
-		j.MustSync = true
+	if j.Snapshot == nil {
+		return []*AppendJob{j}
 	}
-	return j
+	j.MustSync = true
+	if len(j.Entries) == 0 {
+		return []*AppendJob{j}
+	}
+	first := &AppendJob{Snapshot: j.Snapshot, MustSync: true}
+	if j.HardState != nil {
+		first.HardState = &raftpb.HardState{Term: m.Term, Vote: m.Vote,
+			Commit: new(min(m.GetCommit(), j.Snapshot.GetMetadata().GetIndex()))}
+	}
+	j.Snapshot = nil
+	return []*AppendJob{first, j}
 }
 
 // appended keeps track of the log's end and of the leader's first own entry.
