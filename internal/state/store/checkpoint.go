@@ -1,0 +1,124 @@
+package store
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+)
+
+// Checkpoint makes dir, which must not exist, a store of its own with what
+// was committed when it was called, or a little later: tables are linked, not
+// copied. The log is flushed first and left out. Everything is synced. After
+// an error dir does not exist.
+func (s *Store) Checkpoint(dir string) (err error) {
+	const op = "checkpoint state store"
+	if err := s.Flush(); err != nil {
+		return err
+	}
+	if _, err := s.opts.FS.Stat(dir); err == nil {
+		return fault.Newf(fault.NotEmpty, op, "the checkpoint directory exists").At(dir)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.opts.FS.RemoveAll(dir))
+		}
+	}()
+	if err := s.db.Checkpoint(dir); err != nil {
+		return s.classify(op, err)
+	}
+	if err := finishCheckpoint(s.opts.FS, dir); err != nil {
+		return s.classify(op, err)
+	}
+	return s.broken()
+}
+
+// finishCheckpoint drops the log files, whose content is in the tables, and
+// syncs what Pebble does not: the files it copied, and both directories.
+func finishCheckpoint(fs vfs.FS, dir string) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		path := fs.PathJoin(dir, name)
+		if strings.HasSuffix(name, ".log") {
+			err = fs.Remove(path)
+		} else {
+			err = syncPath(fs.Open(path))
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	if err := syncPath(fs.OpenDir(dir)); err != nil {
+		return err
+	}
+	return syncPath(fs.OpenDir(fs.PathDir(dir)))
+}
+
+func syncPath(f vfs.File, err error) error {
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// Info is what a store says of itself.
+type Info struct {
+	Position           ident.Position
+	ConfState          *entryv1.ConfState
+	Cluster            *entryv1.ClusterRecord // nil: not known yet
+	Revision           int64
+	CompactRevision    int64 // 0: never compacted
+	Digest             [16]byte
+	FormatMajorVersion uint64
+	SchemaVersion      uint32
+}
+
+// Inspect opens the store in dir read-only, changing nothing, and gives what
+// is recorded inside it.
+func Inspect(dir string, o Options) (info Info, err error) {
+	o.ReadOnly = true
+	s, err := Open(dir, o)
+	if err != nil {
+		return Info{}, err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	v := s.View()
+	defer func() { err = errors.Join(err, v.Close()) }()
+	h, err := v.readHead()
+	if err != nil {
+		return Info{}, err
+	}
+	info = Info{
+		Position:           h.pos,
+		ConfState:          sortedConf(h.conf),
+		Revision:           h.revision,
+		CompactRevision:    max(h.compact, 0),
+		Digest:             h.digest.bytes(),
+		FormatMajorVersion: uint64(s.db.FormatMajorVersion()),
+		SchemaVersion:      s.schema,
+	}
+	info.Cluster, err = v.cluster()
+	return info, err
+}
+
+// cluster reads the one record of the Cluster table.
+func (v *View) cluster() (*entryv1.ClusterRecord, error) {
+	var rec *entryv1.ClusterRecord
+	err := v.Scan(Cluster, nil, func(_, value []byte) error {
+		rec = &entryv1.ClusterRecord{}
+		if err := proto.Unmarshal(value, rec); err != nil {
+			return v.s.damaged("read cluster record", err)
+		}
+		return ErrStop
+	})
+	return rec, err
+}
