@@ -63,10 +63,13 @@ func drawEntry(t *rapid.T, m *machine) entry {
 }
 
 func knownIDs(m *machine) []uint64 {
-	ids := []uint64{1, 2}
+	ids := []uint64{9}
 	recs, _ := Members(m.tables)
 	for _, r := range recs {
 		ids = append(ids, r.GetId())
+		if live(r) {
+			ids = append(ids, r.GetId(), r.GetId())
+		}
 	}
 	return ids
 }
@@ -88,12 +91,15 @@ func TestInvariants(t *testing.T) {
 	accepted := map[envelope.Kind]int{}
 	rapid.Check(t, func(t *rapid.T) {
 		one, two := newMachine(), newMachine()
-		for _, id := range []uint64{1, 2} {
-			e := entry{envelope.BootstrapVoter, &entryv1.BootstrapVoter{Id: id}, ConfOp{AddVoter, id}}
+		for _, e := range []entry{
+			{envelope.BootstrapVoter, &entryv1.BootstrapVoter{Id: 1}, ConfOp{AddVoter, 1}},
+			{envelope.BootstrapVoter, &entryv1.BootstrapVoter{Id: 2}, ConfOp{AddVoter, 2}},
+			{kind: envelope.ClusterInit, body: &entryv1.ClusterInit{ClusterId: 7, GenesisNonce: make([]byte, 16), ClusterVersion: 1}},
+		}[:rapid.SampledFrom([]int{2, 3, 3}).Draw(t, "born")] {
 			mustRun(t, one, e)
 			mustRun(t, two, e)
 		}
-		for range rapid.IntRange(1, 60).Draw(t, "entries") {
+		for range rapid.IntRange(1, 200).Draw(t, "entries") {
 			e := drawEntry(t, one)
 			before := snapshotOf(t, one)
 			_, err1 := one.run(e)

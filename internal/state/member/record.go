@@ -122,7 +122,8 @@ func nonceFree(r Reader, op string, m *entryv1.BindMember) error {
 // unchanged.
 func publish(b Tables, _ uint64, m *entryv1.PublishMember) (*entryv1.MemberRecord, error) {
 	const op = "publish member"
-	peers, clients := canonicalURLs(m.GetPeerUrls()), canonicalURLs(m.GetClientUrls())
+	peers := canonicalURLs(m.GetPeerUrls())
+	clients := m.GetClientUrls() // their order is the member's preference
 	if err := checkFields(op, m.GetName(), peers); err != nil {
 		return nil, err
 	}
