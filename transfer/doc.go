@@ -1,0 +1,53 @@
+// Package transfer moves verified chunks of a seed between members: the Seed
+// service (Server), its client (Pull), and a push into a node that waits for a
+// seed (Push, Receive). It knows no storage engine, no Raft and no terminal:
+// what it serves, writes and reports goes through the interfaces and callbacks
+// declared here.
+//
+// # Rules
+//
+//  1. Every RPC asks the Authorizer first; a request that names another cluster
+//     is refused before the first byte.
+//  2. Nothing from the wire is trusted: sizes are bounded before allocation, a
+//     chunk must be the next one asked for, carry the seed's ID, decompress to
+//     exactly the size its manifest says, and pass Stage.Put's checksum.
+//  3. A stream without its end frame failed. What was stored stays stored:
+//     only missing ranges are asked for again, at the same source or another.
+//  4. No call hangs: a side that sees no byte for its idle timeout ends with
+//     fault.Timeout. Bytes are counted on the connection (Meter, ConnMeter), so
+//     a slow line is not taken for a dead one.
+//  5. While a seed moves its lease is renewed by both sides at a third of its
+//     TTL; when the lease ends, the transfer ends with fault.LeaseLost.
+//
+// # Frames (format version 1)
+//
+// A GetSnapshot stream, and the frames of a Receive stream, are
+//
+//	begin {version, manifest root}
+//	per range asked for:  chunk {...} in order, then file end {file, digest}
+//	end {chunks, raw bytes}
+//
+// or end early with error {code, message, hint}. The manifest itself travels as
+// file 0xffffffff with the root as its digest. A range of an empty file is just
+// its file end.
+//
+// A chunk frame is the protobuf encoding of GetSnapshotResponse with the fields
+// in ascending order and data last, which lets the raw codec (Codec) write the
+// header by hand and send the data from where it lies:
+//
+//	bytes  content
+//	1      0x12: field 2 (chunk), length-delimited
+//	1-4    varint: length of what follows
+//	1+8    0x09, fixed64: seed ID, first 8 bytes of the manifest root, little endian
+//	1+1-5  0x10, varint: file          (absent when 0)
+//	1+1-5  0x18, varint: index         (absent when 0)
+//	1+1-5  0x20, varint: raw size      (absent when 0)
+//	1+1    0x28, varint: compression   (absent when 0)
+//	1+8    0x31, fixed64: xxh3 of the raw bytes (absent when 0)
+//	1+1-4  0x7a, varint: length of the data (absent when empty)
+//	n      data
+//
+// Inside a Receive stream the same bytes are wrapped as field 2 of
+// ReceiveRequest (0x12, varint length). Other implementations of protobuf read
+// and write the same messages.
+package transfer

@@ -1,0 +1,296 @@
+package transfer
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/snapshot/chunk"
+)
+
+// PullConfig says what is pulled from where. Endpoints, Dial and OpenStage are
+// required.
+type PullConfig struct {
+	Endpoints []string // preferred source first
+	Dial      DialFunc
+	// OpenStage opens the stage for a manifest. When another source can not
+	// serve the seed begun with, the stage is closed and opened again with the
+	// new manifest: what the two have in common is to be kept.
+	OpenStage func(manifest []byte) (Stage, error)
+
+	Cluster     ident.Cluster // expected; zero = any
+	WantRoot    []byte        // the seed that is staged in part; nil = any
+	MinPosition ident.Position
+	MemberID    uint64 // reservation served; 0 = a plain pull
+	Target      string // for people
+	LeaseID     uint64 // lease to continue; 0 = open one
+	TTL         time.Duration
+	CapBytes    uint64
+
+	Parallel    int    // streams; default 4
+	RateLimit   int64  // bytes per second; 0 = none
+	Compression string // auto | zstd | s2 | none; "" = auto
+
+	IdleTimeout   time.Duration // no byte for so long ends the pull; default 60 s
+	OpenTimeout   time.Duration // for one OpenSeed while the source lives; default 10 min
+	ContactWithin time.Duration // some endpoint must answer within; default 10 s, at most IdleTimeout
+	Grace         time.Duration // a source may be away for so long; default 2 s
+	Backoff       func(attempt int) time.Duration
+
+	Progress func(Progress) // one call at a time, not too often; may be nil
+	Notify   func(Event)    // one call at a time; may be nil
+	Logger   *slog.Logger   // nil: slog.Default()
+}
+
+func (c *PullConfig) setDefaults() {
+	setDefault(&c.Parallel, 4)
+	setDefault(&c.IdleTimeout, time.Minute)
+	setDefault(&c.OpenTimeout, 10*time.Minute)
+	setDefault(&c.ContactWithin, 10*time.Second)
+	c.ContactWithin = min(c.ContactWithin, c.IdleTimeout)
+	setDefault(&c.Grace, 2*time.Second)
+	if c.Backoff == nil {
+		c.Backoff = DefaultBackoff
+	}
+	if c.Logger == nil {
+		c.Logger = slog.Default()
+	}
+	if c.RateLimit > 0 && c.RateLimit < 4*MinRate {
+		c.Parallel = 1 // each stream must show life within the idle timeout
+	}
+}
+
+// EventKind says what an Event tells.
+type EventKind string
+
+// The kinds of events.
+const (
+	EventOpened   EventKind = "opened"   // Source serves the seed
+	EventRetry    EventKind = "retry"    // Source failed with Err, tried again
+	EventFailover EventKind = "failover" // Source failed with Err, the next one is Next
+	EventRestaged EventKind = "restaged" // Source serves another seed: BytesLost of what was there can not be shared
+)
+
+// Event is something about the course of a pull that an operator may want to
+// know.
+type Event struct {
+	Kind      EventKind
+	Source    string
+	Next      string
+	Err       error
+	Meta      Meta
+	BytesKept uint64
+	BytesLost uint64
+}
+
+// PullResult says what a pull moved. It is filled in as far as the pull came
+// when that fails, so that the caller can close the lease.
+type PullResult struct {
+	Meta           Meta
+	ManifestBytes  []byte
+	BytesTotal     uint64
+	BytesWire      uint64 // chunk data received, compressed, repetitions included
+	BytesReused    uint64 // of BytesTotal, there before this pull
+	BytesRefetched uint64 // raw bytes that came damaged and were asked for again
+	BytesDiscarded uint64 // fetched or reused, but not shared with the seed of a later source
+	Source         string // endpoint of the last source
+	LeaseID        uint64
+	Seconds        float64
+	Failovers      int
+	Retries        int
+}
+
+// puller is one pull. Its methods run on one goroutine unless they say so.
+type puller struct {
+	cfg     PullConfig
+	codec   *chunk.Codec
+	raw     *Codec
+	pool    *bufferPool
+	counter byteCounter
+	idle    *idleTimer // of the whole pull
+
+	endpoints []*endpoint
+	current   int
+	contacted bool
+
+	layout *layout // nil until there is a stage
+	stage  Stage
+	in     *intake
+	report reporter
+	notify sync.Mutex
+	result PullResult
+}
+
+type endpoint struct {
+	addr string
+	bad  error     // it will not do
+	away time.Time // since when it fails; zero = it does not
+	dry  int       // rounds in a row that stored nothing
+}
+
+// Pull fetches a seed into a stage, from the first endpoint that can serve it,
+// and returns when nothing is missing. The lease stays open: the caller renews,
+// uses or closes it.
+func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
+	cfg.setDefaults()
+	if len(cfg.Endpoints) == 0 {
+		return PullResult{}, fault.Newf(fault.Usage, "pull", "no endpoint is given")
+	}
+	if _, err := newChooser(cfg.Compression); err != nil {
+		return PullResult{}, err
+	}
+	codec, err := chunk.NewCodec(cfg.Parallel)
+	if err != nil {
+		return PullResult{}, err
+	}
+	defer codec.Close()
+	pool := newBufferPool()
+	p := &puller{cfg: cfg, codec: codec, pool: pool, raw: newCodec(pool), report: reporter{call: cfg.Progress}}
+	p.idle = newIdleTimer(&p.counter)
+	p.learn(cfg.Endpoints)
+	p.result.LeaseID = cfg.LeaseID
+	start := time.Now()
+	err = p.run(ctx)
+	if p.stage != nil {
+		if cerr := p.stage.Close(); err == nil && cerr != nil {
+			err = cerr
+		}
+	}
+	p.result.Seconds = time.Since(start).Seconds()
+	p.result.BytesWire = p.report.get().BytesWire
+	if p.in != nil {
+		p.result.BytesRefetched += p.in.refetched()
+	}
+	return p.result, callerError(ctx, "pull", err)
+}
+
+// learn adds endpoints that are not known yet.
+func (p *puller) learn(addrs []string) {
+	const most = 1024
+	known := make(map[string]bool)
+	for _, e := range p.endpoints {
+		known[bare(e.addr)] = true
+	}
+	for _, a := range addrs {
+		if a == "" || len(a) > 1024 || len(p.endpoints) >= most || known[bare(a)] {
+			continue
+		}
+		known[bare(a)] = true
+		p.endpoints = append(p.endpoints, &endpoint{addr: a})
+	}
+}
+
+// bare is an endpoint without its scheme, for comparison.
+func bare(addr string) string {
+	if _, rest, ok := strings.Cut(addr, "://"); ok {
+		addr = rest
+	}
+	return strings.TrimSuffix(addr, "/")
+}
+
+// run goes from round to round until one completes the stage.
+func (p *puller) run(ctx context.Context) error {
+	for attempt := 0; ; {
+		e := p.endpoints[p.current]
+		before := p.report.get()
+		err := p.round(ctx, e)
+		if err == nil || ctx.Err() != nil || final(err) {
+			return err
+		}
+		now := p.report.get()
+		switch {
+		case now.BytesDone > before.BytesDone:
+			e.away, e.dry, attempt = time.Time{}, 0, 0
+		case now.BytesWire > before.BytesWire:
+			e.dry++
+		}
+		again, err := p.decide(e, err)
+		if err != nil {
+			return err
+		}
+		if again {
+			if err := sleep(ctx, p.cfg.Backoff(attempt)); err != nil {
+				return err
+			}
+			attempt++
+		} else {
+			attempt = 0
+		}
+	}
+}
+
+// maxDry is how many rounds in a row may bring bytes but no whole chunk.
+const maxDry = 16
+
+// decide says, after a source failed, whether to try it again after a pause. If
+// not, the next one is current. An error ends the pull.
+func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
+	if idle := p.idle.since(); idle >= p.cfg.IdleTimeout {
+		return false, p.exhausted(err)
+	} else if !p.contacted && idle >= p.cfg.ContactWithin {
+		return false, p.exhausted(err)
+	}
+	if e.away.IsZero() {
+		e.away = time.Now()
+	}
+	stay := transient(err) && e.dry < maxDry
+	if !stay {
+		e.bad = err
+	}
+	patient := p.contacted && time.Since(e.away) < p.cfg.Grace && !fault.Is(err, fault.Timeout)
+	next := p.next()
+	if stay && (patient || next == p.current) {
+		p.result.Retries++
+		p.tell(Event{Kind: EventRetry, Source: e.addr, Err: err})
+		return true, nil
+	}
+	if next < 0 {
+		return false, err
+	}
+	// A source that is back in turn gets its patience again, after a pause.
+	wrapped := !p.endpoints[next].away.IsZero()
+	e.away = time.Now()
+	p.current = next
+	p.result.Failovers++
+	if p.in != nil {
+		p.in.forgive()
+	}
+	p.tell(Event{Kind: EventFailover, Source: e.addr, Next: p.endpoints[next].addr, Err: err})
+	return wrapped, nil
+}
+
+// next is the number of the endpoint to try after the current one, itself when
+// there is no other, -1 when none will do.
+func (p *puller) next() int {
+	for i := 1; i <= len(p.endpoints); i++ {
+		n := (p.current + i) % len(p.endpoints)
+		if p.endpoints[n].bad == nil {
+			return n
+		}
+	}
+	return -1
+}
+
+// exhausted is the end of a pull that came no further for the idle timeout. Its
+// class is that of what went wrong last.
+func (p *puller) exhausted(err error) error {
+	code := fault.Timeout
+	if fault.Is(err, fault.Unreachable) {
+		code = fault.Unreachable
+	}
+	return fault.New(code, "pull: no progress", err).
+		WithHint("what was transferred is kept: run the command again to go on")
+}
+
+// tell passes an event on; any goroutine.
+func (p *puller) tell(e Event) {
+	p.notify.Lock()
+	defer p.notify.Unlock()
+	if p.cfg.Notify != nil {
+		p.cfg.Notify(e)
+	}
+}

@@ -1,0 +1,384 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/snapshot/manifest"
+)
+
+// round is one try at one source: a connection, the seed opened, and all that
+// is missing fetched.
+type round struct {
+	*puller
+	addr   string
+	client chainfirev1.SeedClient
+	meta   Meta
+	end    context.CancelCauseFunc
+}
+
+// round makes a connection to e and fetches what is missing. A watchdog ends it
+// when the source shows no life.
+func (p *puller) round(ctx context.Context, e *endpoint) error {
+	caller := ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	conn, err := p.cfg.Dial(ctx, e.addr, append(dialOptions(), p.counter.dialOption())...)
+	if err != nil {
+		return peerFault(ctx, "dial "+e.addr, err)
+	}
+	defer func() { _ = conn.Close() }()
+	r := &round{puller: p, addr: e.addr, client: chainfirev1.NewSeedClient(conn), end: cancel}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel(nil)
+	wg.Go(func() { cancel(r.watch(ctx)) })
+	if err := r.open(ctx); err != nil {
+		return r.why(caller, ctx, err)
+	}
+	wg.Go(func() { r.renew(ctx) })
+	return r.why(caller, ctx, r.fetchAll(ctx))
+}
+
+// why gives the reason for which a round was ended, if that is what err comes
+// from.
+func (r *round) why(caller, ctx context.Context, err error) error {
+	if err == nil || caller.Err() != nil {
+		return err
+	}
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+// watch ends the round when nothing came for too long: the idle timeout when
+// there is no other source, else a third of it.
+func (r *round) watch(ctx context.Context) error {
+	limit := r.cfg.IdleTimeout
+	if r.next() != r.current {
+		limit /= 3
+	}
+	if !r.contacted {
+		limit = min(limit, r.cfg.ContactWithin)
+	}
+	started := time.Now()
+	tick := time.NewTicker(pollEvery(limit))
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+			idle := r.idle.since()
+			if min(idle, time.Since(started)) >= limit || idle >= r.cfg.IdleTimeout {
+				return fault.Newf(fault.Timeout, "pull from "+r.addr, "no byte for %s", limit)
+			}
+		}
+	}
+}
+
+// open asks the source for the seed and checks what it announces.
+func (r *round) open(ctx context.Context) error {
+	resp, err := r.openSeed(ctx)
+	if err != nil {
+		return peerFault(ctx, "open seed at "+r.addr, err)
+	}
+	meta, err := MetaFrom(resp.GetMeta())
+	if err != nil {
+		return err
+	}
+	known := r.cfg.Cluster
+	if r.layout != nil {
+		known = r.layout.Cluster
+	}
+	switch {
+	case known.ID != 0 && !known.Same(meta.Cluster):
+		return fault.Newf(fault.Refused, "open seed at "+r.addr, "it is of cluster %s, want cluster %s",
+			ident.FormatID(meta.Cluster.ID), ident.FormatID(known.ID)).WithHint("check the endpoints")
+	case meta.LeaseID == 0 || (r.result.LeaseID != 0 && meta.LeaseID != r.result.LeaseID):
+		return fault.Newf(fault.Corrupt, "open seed at "+r.addr, "it answers with lease %s, asked for %s",
+			ident.FormatID(meta.LeaseID), ident.FormatID(r.result.LeaseID))
+	case meta.ManifestBytes == 0 || meta.ManifestBytes > manifest.MaxBytes:
+		return fault.Newf(fault.Corrupt, "open seed at "+r.addr, "a manifest of %d bytes", meta.ManifestBytes)
+	case meta.Position.Index < r.cfg.MinPosition.Index:
+		return fault.Newf(fault.Refused, "open seed at "+r.addr, "its seed is at %s, want %s", meta.Position, r.cfg.MinPosition)
+	}
+	r.meta = meta
+	r.result.Meta, r.result.LeaseID, r.result.Source = meta, meta.LeaseID, r.addr
+	r.learn(resp.GetClientUrls())
+	r.tell(Event{Kind: EventOpened, Source: r.addr, Meta: meta})
+	r.cfg.Logger.Info("pulling seed", "source", r.addr, "lease", ident.FormatID(meta.LeaseID),
+		"position", meta.Position.String(), "bytes", meta.BytesTotal)
+	return nil
+}
+
+// openSeed calls OpenSeed. Making a checkpoint of a large store takes long, so
+// while the call is open the source is asked for signs of life.
+func (r *round) openSeed(ctx context.Context) (*chainfirev1.OpenSeedResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.OpenTimeout)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { r.ping(ctx) })
+	req := &chainfirev1.OpenSeedRequest{
+		MemberId: r.cfg.MemberID, Target: r.cfg.Target, TtlMs: uint64(r.cfg.TTL / time.Millisecond),
+		CapBytes: r.cfg.CapBytes, ClusterId: r.cfg.Cluster.ID, GenesisNonce: r.cfg.Cluster.Genesis.Bytes(),
+		LeaseId: r.result.LeaseID, ManifestRoot: r.cfg.WantRoot,
+		MinPosition: &entryv1.Position{Term: r.cfg.MinPosition.Term, Index: r.cfg.MinPosition.Index},
+	}
+	if r.layout != nil {
+		req.ManifestRoot = r.layout.root[:]
+		req.ClusterId, req.GenesisNonce = r.layout.Cluster.ID, r.layout.Cluster.Genesis.Bytes()
+	}
+	resp, err := r.client.OpenSeed(ctx, req, grpc.MaxCallRecvMsgSize(MaxMessage))
+	if err == nil {
+		r.contacted = true
+		r.idle.touch()
+	}
+	return resp, err
+}
+
+// ping notes that the source answers, whatever it answers.
+func (r *round) ping(ctx context.Context) {
+	interval := max(r.cfg.IdleTimeout/6, time.Millisecond)
+	for sleep(ctx, interval) == nil {
+		pctx, cancel := context.WithTimeout(ctx, interval)
+		_, err := r.client.DigestAt(pctx, &chainfirev1.DigestAtRequest{})
+		cancel()
+		if err = peerFault(ctx, "ping", err); err == nil || !transient(err) {
+			r.idle.touch()
+		}
+	}
+}
+
+// renew keeps the lease alive while the round lasts, and ends it when the lease
+// has ended.
+func (r *round) renew(ctx context.Context) {
+	ttl := r.meta.LeaseTTL
+	if ttl <= 0 {
+		return
+	}
+	for sleep(ctx, renewEvery(ttl)) == nil {
+		rctx, cancel := context.WithTimeout(ctx, renewEvery(ttl))
+		resp, err := r.client.RenewLease(rctx, &chainfirev1.RenewLeaseRequest{LeaseId: r.meta.LeaseID,
+			TtlMs: uint64(r.cfg.TTL / time.Millisecond), CapBytes: r.cfg.CapBytes})
+		cancel()
+		if err == nil && resp.GetTtlMs() > 0 {
+			ttl = milliseconds(resp.GetTtlMs())
+		}
+		if err = peerFault(ctx, "renew lease", err); fault.Is(err, fault.LeaseLost) {
+			r.end(err)
+			return
+		}
+	}
+}
+
+// fetchAll brings the stage to the source's seed and fetches what is missing.
+func (r *round) fetchAll(ctx context.Context) error {
+	if r.layout == nil || r.layout.root != r.meta.Root {
+		if err := r.restage(ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		missing := r.stage.Missing()
+		if len(missing) == 0 {
+			return nil
+		}
+		for _, m := range missing {
+			if err := r.layout.checkRange(m); err != nil {
+				return &localError{err}
+			}
+		}
+		if err := r.fetchRanges(ctx, missing); err != nil {
+			return err
+		}
+	}
+}
+
+// restage fetches the manifest and opens the stage for it.
+func (r *round) restage(ctx context.Context) error {
+	encoded, err := r.fetchManifest(ctx)
+	if err != nil {
+		return err
+	}
+	l, err := newLayout(encoded)
+	if err != nil {
+		return err
+	}
+	if l.root != r.meta.Root || l.Position != r.meta.Position || !l.Cluster.Same(r.meta.Cluster) {
+		return fault.Newf(fault.Corrupt, "pull from "+r.addr, "the manifest is not the one announced")
+	}
+	var had uint64
+	if r.stage != nil {
+		had = r.report.get().BytesDone
+		r.result.BytesRefetched += r.in.refetched()
+		err := r.stage.Close()
+		r.stage, r.layout, r.in = nil, nil, nil
+		if err != nil {
+			return &localError{err}
+		}
+	}
+	stage, err := r.cfg.OpenStage(encoded)
+	if err != nil {
+		return &localError{err}
+	}
+	r.stage, r.layout = stage, l
+	r.in = &intake{layout: l, stage: stage, codec: r.codec, pool: r.pool, report: &r.report, attempts: make(map[chunkID]int)}
+	r.account(had)
+	return nil
+}
+
+// account states what the stage had when it was opened; had is what the stage
+// before it had.
+func (r *round) account(had uint64) {
+	total := r.layout.TotalBytes()
+	done := total
+	for _, m := range r.stage.Missing() {
+		if r.layout.checkRange(m) == nil {
+			done -= r.layout.rangeBytes(m)
+		}
+	}
+	first := r.result.ManifestBytes == nil
+	r.result.ManifestBytes, r.result.BytesTotal = r.layout.encoded, total
+	r.report.reset(done, total)
+	if first {
+		r.result.BytesReused = done
+		return
+	}
+	lost := had - min(had, done)
+	r.result.BytesDiscarded += lost
+	r.result.BytesReused = min(r.result.BytesReused, done)
+	r.tell(Event{Kind: EventRestaged, Source: r.addr, Meta: r.meta, BytesKept: done, BytesLost: lost})
+	r.cfg.Logger.Warn("the source serves another seed", "source", r.addr, "position", r.meta.Position.String(),
+		"bytes_kept", done, "bytes_lost", lost)
+}
+
+func (r *round) fetchManifest(ctx context.Context) ([]byte, error) {
+	mi := &manifestIntake{want: r.meta.ManifestBytes}
+	fr := &frameReader{root: r.meta.Root}
+	fr.onChunk = func(_ chunkID, c *chainfirev1.FrameChunk) error {
+		r.report.wire(len(c.GetData()))
+		return mi.put(c, r.codec)
+	}
+	req := &chainfirev1.GetSnapshotRequest{LeaseId: r.meta.LeaseID, ManifestRoot: r.meta.Root[:], Manifest: true,
+		Compression: r.cfg.Compression, RateLimit: uint64(max(r.cfg.RateLimit, 0))}
+	if err := r.stream(ctx, req, fr); err != nil {
+		return nil, err
+	}
+	if manifest.RootOf(mi.buf) != r.meta.Root {
+		return nil, fault.Newf(fault.Corrupt, "pull from "+r.addr, "the manifest does not have the root announced")
+	}
+	return mi.buf, nil
+}
+
+// fetchRanges fetches missing with several streams. A stream that breaks gives
+// its rest back for the others; the first reason is returned when something is
+// left.
+func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	queue := newWorkQueue(missing, r.cfg.Parallel)
+	errs := make([]error, r.cfg.Parallel)
+	var wg sync.WaitGroup
+	for i := range errs {
+		wg.Go(func() {
+			errs[i] = r.worker(ctx, queue)
+			if errs[i] != nil && !transient(errs[i]) {
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	var first error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case !transient(err):
+			return err
+		case first == nil:
+			first = err
+		}
+	}
+	if queue.empty() {
+		return nil
+	}
+	return first
+}
+
+// worker takes shares until there is none; its own goroutine.
+func (r *round) worker(ctx context.Context, queue *workQueue) error {
+	for {
+		share := queue.take()
+		if share == nil {
+			return nil
+		}
+		if err := r.fetchShare(ctx, queue, share); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *round) fetchShare(ctx context.Context, queue *workQueue, share []Range) error {
+	fr := &frameReader{layout: r.layout, root: r.layout.root, ranges: share}
+	fr.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
+		again, err := r.in.put(id, c)
+		if again {
+			queue.add(Range{File: id.file, First: id.index, Count: 1})
+		}
+		return err
+	}
+	req := &chainfirev1.GetSnapshotRequest{LeaseId: r.meta.LeaseID, ManifestRoot: r.layout.root[:], Ranges: rangesProto(share),
+		Compression: r.cfg.Compression, RateLimit: uint64(max(r.cfg.RateLimit, 0))}
+	err := r.stream(ctx, req, fr)
+	if err == nil {
+		return nil
+	}
+	queue.add(fr.rest()...)
+	var d *damaged
+	if errors.As(err, &d) && d.at.file >= 0 {
+		// The stream is not to be trusted any more, another one may be.
+		return r.in.damaged(d.at, 0, d.err)
+	}
+	return err
+}
+
+// stream runs one GetSnapshot to its end frame.
+func (r *round) stream(ctx context.Context, req *chainfirev1.GetSnapshotRequest, fr *frameReader) error {
+	op := "pull from " + r.addr
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := r.client.GetSnapshot(ctx, req, callOptions(r.raw)...)
+	if err != nil {
+		return peerFault(ctx, op, err)
+	}
+	for {
+		f := newInFrame()
+		err := stream.RecvMsg(f)
+		if errors.Is(err, io.EOF) {
+			if !fr.ended {
+				return fault.Newf(fault.Unreachable, op, "the stream ended before its end frame")
+			}
+			return nil
+		}
+		if err != nil {
+			return peerFault(ctx, op, err)
+		}
+		r.idle.touch()
+		err = fr.next(f.GetSnapshotResponse)
+		f.free()
+		if err != nil {
+			return err
+		}
+	}
+}

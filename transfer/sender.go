@@ -1,0 +1,221 @@
+package transfer
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc/mem"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/snapshot/chunk"
+)
+
+// MinRate is the lowest rate limit in bytes per second; a lower one is raised
+// to it, because a peer takes a side that sends nothing for long for dead.
+const MinRate = 256 << 10
+
+// newLimiter gives a limiter for bytes per second; 0 or less is no limit.
+func newLimiter(bytesPerSecond int64) *rate.Limiter {
+	if bytesPerSecond <= 0 {
+		return nil
+	}
+	bytesPerSecond = max(bytesPerSecond, MinRate)
+	return rate.NewLimiter(rate.Limit(bytesPerSecond), int(min(bytesPerSecond/4, chunkSize)))
+}
+
+// waitBytes takes n bytes from the limiters, in bursts.
+func waitBytes(ctx context.Context, limiters []*rate.Limiter, n int) error {
+	for _, l := range limiters {
+		for rest := n; l != nil && rest > 0; {
+			k := min(rest, l.Burst())
+			if err := l.WaitN(ctx, k); err != nil {
+				return err
+			}
+			rest -= k
+		}
+	}
+	return nil
+}
+
+// sender turns ranges of a seed into frames.
+type sender struct {
+	ctx      context.Context
+	send     func(*chainfirev1.GetSnapshotResponse, mem.Buffer) error // blocks while the peer does not take it
+	alive    func() error                                             // of the lease, asked before every chunk
+	seed     Seed
+	layout   *layout
+	codec    *chunk.Codec
+	pool     *bufferPool
+	limiters []*rate.Limiter
+	choice   *chooser
+	sent     func(raw, wire int) // after each chunk
+
+	broken            bool // send failed
+	chunks, raw, wire uint64
+}
+
+// run sends a stream, and an error frame if that fails for another reason than
+// the line.
+func (s *sender) run(stream func() error) error {
+	err := stream()
+	if err != nil && !s.broken {
+		_ = s.frame(errorFrame(err)) // the stream's status says the same
+	}
+	return err
+}
+
+// ranges sends a whole stream: begin, what is asked for, end.
+func (s *sender) ranges(ranges []Range) error {
+	s.chunks, s.raw = 0, 0
+	if err := s.frame(beginFrame(s.layout.root)); err != nil {
+		return err
+	}
+	for _, r := range ranges {
+		for i := r.First; i < r.First+r.Count; i++ {
+			if err := s.fileChunk(r.File, i); err != nil {
+				return err
+			}
+		}
+		if err := s.frame(fileEndFrame(uint32(r.File), s.layout.Files[r.File].Digest)); err != nil {
+			return err
+		}
+	}
+	return s.frame(endFrame(s.chunks, s.raw))
+}
+
+// manifest sends the stream that carries the manifest.
+func (s *sender) manifest() error {
+	if err := s.frame(beginFrame(s.layout.root)); err != nil {
+		return err
+	}
+	for i, piece := range chunk.Split(s.layout.encoded, chunkSize) {
+		if err := s.chunk(ManifestFile, i, piece, mem.SliceBuffer(piece)); err != nil {
+			return err
+		}
+	}
+	if err := s.frame(fileEndFrame(ManifestFile, s.layout.root)); err != nil {
+		return err
+	}
+	return s.frame(endFrame(s.chunks, s.raw))
+}
+
+func (s *sender) frame(f *chainfirev1.GetSnapshotResponse) error { return s.emit(f, nil) }
+
+func (s *sender) emit(f *chainfirev1.GetSnapshotResponse, payload mem.Buffer) error {
+	err := s.send(f, payload)
+	if err != nil {
+		s.broken = true
+	}
+	return err
+}
+
+func (s *sender) fileChunk(file, index int) error {
+	if err := s.alive(); err != nil {
+		return err
+	}
+	size := s.layout.rawSize(file, index)
+	buf := s.pool.Get(size)
+	data, err := s.seed.ReadChunk(s.ctx, file, index, *buf)
+	if err != nil {
+		s.pool.Put(buf)
+		return err
+	}
+	if len(data) != size {
+		s.pool.Put(buf)
+		return fault.Newf(fault.Corrupt, "read seed", "chunk %d of %s has %d bytes, want %d", index, s.layout.Files[file].Name, len(data), size)
+	}
+	if size > 0 && &data[0] != &(*buf)[0] {
+		copy(*buf, data)
+	}
+	payload := mem.NewBuffer(buf, s.pool)
+	defer payload.Free()
+	return s.chunk(uint32(file), index, payload.ReadOnlyData(), payload)
+}
+
+// chunk sends one chunk; raw lies in payload, which stays the caller's.
+func (s *sender) chunk(file uint32, index int, raw []byte, payload mem.Buffer) error {
+	c := &chainfirev1.FrameChunk{Seed: seedID(s.layout.root), File: file, Index: uint32(index), RawSize: uint32(len(raw))}
+	if file == ManifestFile {
+		c.Xxh3 = chunk.Sum(raw)
+	} else {
+		c.Xxh3 = s.layout.Files[file].Chunks[index]
+	}
+	if with := s.choice.next(s.codec, raw); with != chunk.None {
+		buf := s.pool.Get(bufferSize)
+		packed, used := s.codec.Compress(*buf, raw, with)
+		if used != chunk.None {
+			if len(packed) <= cap(*buf) && &packed[0] == &(*buf)[0] {
+				*buf = packed
+				payload = mem.NewBuffer(buf, s.pool)
+			} else {
+				s.pool.Put(buf)
+				payload = mem.SliceBuffer(packed)
+			}
+			defer payload.Free()
+		} else {
+			s.pool.Put(buf)
+		}
+		c.Compression = uint32(used)
+	}
+	c.Data = payload.ReadOnlyData()
+	wire := payload.Len()
+	start := time.Now()
+	if err := waitBytes(s.ctx, s.limiters, wire); err != nil {
+		return err
+	}
+	f := &chainfirev1.GetSnapshotResponse{Frame: &chainfirev1.GetSnapshotResponse_Chunk{Chunk: c}}
+	if err := s.emit(f, payload); err != nil {
+		return err
+	}
+	s.choice.sent(time.Since(start))
+	s.chunks++
+	s.raw += uint64(len(raw))
+	s.wire += uint64(wire)
+	if s.sent != nil {
+		s.sent(len(raw), wire)
+	}
+	return nil
+}
+
+// Compressions that a request can name besides those of package chunk.
+const compressionAuto = "auto"
+
+// chooser picks the compression of the next chunk. With "auto" it looks at a
+// sample every so often, and at whether sending waits for the line.
+type chooser struct {
+	auto    bool
+	fixed   chunk.Compression
+	count   int
+	blocked time.Duration // spent in sending since the last sample
+	started time.Time
+}
+
+// sampleEvery is the number of chunks between two looks at the data.
+const sampleEvery = 32
+
+// newChooser reads the name from a request; "" is auto.
+func newChooser(name string) (*chooser, error) {
+	if name == "" || name == compressionAuto {
+		return &chooser{auto: true}, nil
+	}
+	fixed, err := chunk.Parse(name)
+	if err != nil {
+		return nil, err
+	}
+	return &chooser{fixed: fixed}, nil
+}
+
+func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
+	if c.auto && (c.count%sampleEvery == 0 || c.count == sampleEvery/8) {
+		// Sending blocks when most of the time since the last look went there.
+		blocks := c.count > 0 && c.blocked > time.Since(c.started)/2
+		c.fixed = codec.Auto(raw, blocks)
+		c.blocked, c.started = 0, time.Now()
+	}
+	c.count++
+	return c.fixed
+}
+
+func (c *chooser) sent(d time.Duration) { c.blocked += d }

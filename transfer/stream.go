@@ -1,0 +1,108 @@
+package transfer
+
+import (
+	"context"
+	"time"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/peer"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
+	"github.com/chainfire/cfseed/internal/ident"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// GetSnapshot streams the manifest or ranges of a seed that OpenSeed prepared.
+func (s *Server) GetSnapshot(req *chainfirev1.GetSnapshotRequest, stream grpc.ServerStreamingServer[chainfirev1.GetSnapshotResponse]) error {
+	ctx, leave, err := s.enter(stream.Context(), chainfirev1.Seed_GetSnapshot_FullMethodName)
+	if err != nil {
+		return rpcfault.ToStatus(err)
+	}
+	defer leave()
+	return rpcfault.ToStatus(s.serve(ctx, req, stream))
+}
+
+// serve checks the request and runs the stream under a watchdog.
+func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest, stream grpc.ServerStream) error {
+	root, err := rootFrom(req.GetManifestRoot())
+	if err != nil {
+		return fault.New(fault.Usage, "get snapshot", err)
+	}
+	choice, err := newChooser(req.GetCompression())
+	if err != nil {
+		return err
+	}
+	sess, err := s.use(ctx, req.GetLeaseId(), root, int64(min(req.GetRateLimit(), 1<<62)))
+	if err != nil {
+		return err
+	}
+	ranges, err := sess.layout.rangesFrom(req.GetRanges())
+	if err == nil {
+		err = s.alive(sess)
+	}
+	if err != nil {
+		s.unuse(sess)
+		return err
+	}
+	idle := newIdleTimer(s.cfg.Conns.of(stream.Context()))
+	snd := s.newSender(ctx, sess, choice)
+	snd.send = func(m *chainfirev1.GetSnapshotResponse, payload mem.Buffer) error {
+		idle.touch()
+		defer idle.pause()
+		return stream.SendMsg(&outFrame{GetSnapshotResponse: m, payload: payload})
+	}
+	idle.pause()
+	log := s.cfg.Logger.With("lease", ident.FormatID(sess.lease.ID), "target", sess.lease.Target, "peer", peerName(stream.Context()))
+	log.Info("seed stream started", "manifest", req.GetManifest(), "ranges", len(ranges))
+	start := time.Now()
+	err = s.guarded(ctx, idle, sess, func() error {
+		if req.GetManifest() {
+			return snd.run(snd.manifest)
+		}
+		return snd.run(func() error { return snd.ranges(ranges) })
+	})
+	log.Info("seed stream ended", "seconds", time.Since(start).Seconds(), "result", result(err))
+	return err
+}
+
+func (s *Server) newSender(ctx context.Context, sess *session, choice *chooser) *sender {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return &sender{ctx: ctx, alive: func() error { return s.alive(sess) }, seed: sess.seed, layout: sess.layout,
+		codec: s.codec, pool: s.pool, limiters: []*rate.Limiter{s.limiter, sess.limiter}, choice: choice}
+}
+
+// guarded runs f, which sends on a stream, and ends with it; or, with
+// fault.Timeout or ctx's cause, before it: then f ends as soon as the RPC that
+// it is blocked in has returned, and Close waits for it. It takes over the
+// caller's use of sess.
+func (s *Server) guarded(ctx context.Context, idle *idleTimer, sess *session, f func() error) error {
+	var err error
+	done := make(chan struct{})
+	s.wg.Go(func() {
+		defer s.unuse(sess)
+		defer close(done)
+		err = f()
+	})
+	if werr := idle.wait(ctx, done, s.cfg.IdleTimeout, "serve seed"); werr != nil {
+		return werr
+	}
+	return err
+}
+
+func result(err error) string {
+	if err == nil {
+		return "ok"
+	}
+	return err.Error()
+}
+
+func peerName(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
