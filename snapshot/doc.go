@@ -1,0 +1,46 @@
+// Package snapshot captures the state of a member as a seed and installs a seed
+// in another data directory. It deals in files only; who sends them, and why,
+// is not its business.
+//
+// # Capture
+//
+// A seed is a checkpoint of the state store: hard links to its tables, under a
+// directory of its own. Its position, configuration and digest are read from
+// INSIDE the checkpoint, since entries are applied meanwhile. Library shares and
+// counts the seeds a member serves; FromStopped makes one from the data
+// directory of a member that does not run.
+//
+// # Stage
+//
+// A seed on its way in lies in staging/ of the target's data directory:
+//
+//	staging/manifest   what is expected, written before the first chunk
+//	staging/files/     the files, sparse until all chunks are there
+//	staging/previous/  files of an earlier seed, while they are sorted out
+//
+// There is no journal of what has arrived. Opening a stage again reads every
+// staged byte and keeps the chunks whose sums match, so no crash, however odd,
+// can make a stage believe in bytes that are not there. If another seed is
+// staged, files with equal digests are taken over and the rest is dropped.
+//
+// # Install
+//
+// Each step is durable before the next one begins:
+//
+//	1  every file synced, then files/, staging/ and the data directory
+//	2  everything read back through fresh handles and compared with the
+//	   manifest, then opened and asked for its position and digest
+//	3  staging/files renamed to state-1
+//	4  raft/ written: a log that begins behind the position, no vote
+//	5  the manifest kept as seed-manifest
+//	6  identity written: the commit point
+//	7  staging/ removed
+//
+// Before 6 the directory holds no node: it is still marked by staging/, and
+// opening a stage moves state-1 back and drops the rest. From 6 on it holds a
+// whole node. A file whose sync failed is removed, never trusted again; the
+// stage is unusable after its first failed write.
+//
+// InstallState ends after 3, for a running member whose log is reset to the new
+// state by its owner.
+package snapshot
