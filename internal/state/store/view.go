@@ -214,3 +214,16 @@ func (v *View) counts(key []byte) (bool, error) {
 	}
 	return t == MVCC || t.digested(), nil
 }
+
+// ScanFrom gives the records of an unversioned table with keys at or after lo,
+// in order.
+func (v *View) ScanFrom(t Table, lo []byte, fn func(key, value []byte) error) error {
+	if v.err != nil {
+		return v.err
+	}
+	lower, upper := scanBounds(t, lo, nil)
+	own, err := v.scan(lower, upper, math.MaxInt64, nil, func(key []byte, ver Version) error {
+		return fn(key, ver.Value)
+	})
+	return first(own, err)
+}

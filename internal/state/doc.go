@@ -1,0 +1,21 @@
+// Package state is the replicated state machine: one log entry in, one batch
+// of the store out. The batch holds the entry's effects on every table, the
+// Raft configuration after it and its position, so the position of a store
+// always says exactly what is in it.
+//
+// It is deterministic: the tables after an entry depend on the tables before
+// it and on the entry, never on a clock, chance, the order of a map or which
+// member applies it. Members compare themselves by the digest at an index.
+//
+// An entry has one of three outcomes:
+//
+//   - carried out: Result.Response says with what;
+//   - refused (Result.Err): every member refuses it alike, nothing but the
+//     position changes;
+//   - fatal (the error of Apply): this member can not go on. An unknown kind,
+//     a gap in the indexes, a body that can not be read, an I/O error. Nothing
+//     is committed, and the machine refuses every later entry.
+//
+// What an entry is lies in package envelope; what it does in packages mvcc
+// (keys) and member (membership and seed leases).
+package state

@@ -1,0 +1,146 @@
+package mvcc
+
+import (
+	"context"
+	"errors"
+
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"github.com/chainfire/cfseed/internal/state/store"
+)
+
+// HistoryReader is what Changes needs: a store.View.
+type HistoryReader interface {
+	Reader
+	ScanFrom(t store.Table, lo []byte, fn func(key, value []byte) error) error
+}
+
+// Changes gives the writes with main revision at or after from in the order
+// they were made, for a watch that starts in the past: an event with its
+// previous version when prev is set and it is still known. fn may end it with
+// store.ErrStop. A from below the compact revision is ErrCompacted.
+func Changes(ctx context.Context, r HistoryReader, from int64, prev bool, fn func(*mvccpb.Event) error) error {
+	_, compacted, err := r.Revisions()
+	if err != nil {
+		return err
+	}
+	if from < compacted {
+		return rpctypes.ErrGRPCCompacted
+	}
+	n := 0
+	return r.ScanFrom(store.Revisions, revisionKey(max(from, 0), 0), func(row, key []byte) error {
+		if n++; n%checkEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		main, _, err := decodeRevisionKey(row)
+		if err != nil {
+			return err
+		}
+		ev, err := event(r, key, main, prev && main > compacted)
+		if err != nil {
+			return err
+		}
+		return fn(ev)
+	})
+}
+
+// event reads the write of key at revision rev.
+func event(r Reader, key []byte, rev int64, prev bool) (*mvccpb.Event, error) {
+	v, err := r.Version(store.MVCC, key, rev)
+	if err != nil {
+		return nil, err
+	}
+	if v.Revision != rev {
+		return nil, damaged(key, errors.New("a write of the revisions table has no version"))
+	}
+	ev := &mvccpb.Event{
+		Type: mvccpb.Event_DELETE,
+		Kv:   &mvccpb.KeyValue{Key: append([]byte(nil), key...), ModRevision: rev},
+	}
+	if v.Live {
+		ev.Type = mvccpb.Event_PUT
+		if ev.Kv, err = keyValue(key, v, true); err != nil {
+			return nil, err
+		}
+	}
+	if !prev {
+		return ev, nil
+	}
+	old, err := r.Version(store.MVCC, key, rev-1)
+	if err != nil {
+		return nil, err
+	}
+	if old.Revision != 0 && old.Live {
+		ev.PrevKv, err = keyValue(key, old, true)
+	}
+	return ev, err
+}
+
+// PurgeReader is what Purge reads: a store.View.
+type PurgeReader interface {
+	HistoryReader
+	Older(t store.Table, key []byte, rev int64) ([]int64, error)
+}
+
+// Pruner is what Purge writes: a store.Prune.
+type Pruner interface {
+	DropVersion(key []byte, rev int64) error
+	DropRevisions(lo, hi []byte) error
+}
+
+// Purge removes what no readable revision shows, for at most max rows of the
+// revisions table, and reports whether more is left. It works along the rows
+// below the compact revision: the key's older versions go, the version itself
+// too if it is a tombstone, and then the row. A version is thus removed when
+// the row of its successor is reached.
+func Purge(r PurgeReader, p Pruner, limit int) (more bool, err error) {
+	_, compacted, err := r.Revisions()
+	if err != nil || compacted <= 0 {
+		return false, err
+	}
+	var first, last []byte
+	n := 0
+	err = r.ScanFrom(store.Revisions, nil, func(row, key []byte) error {
+		main, _, err := decodeRevisionKey(row)
+		if err != nil {
+			return err
+		}
+		if main >= compacted {
+			return store.ErrStop
+		}
+		if n++; n > limit {
+			more = true
+			return store.ErrStop
+		}
+		if first == nil {
+			first = append([]byte(nil), row...)
+		}
+		last = append(last[:0], row...)
+		return purgeRow(r, p, key, main)
+	})
+	if err != nil || first == nil {
+		return false, err
+	}
+	return more, p.DropRevisions(first, last)
+}
+
+func purgeRow(r PurgeReader, p Pruner, key []byte, main int64) error {
+	older, err := r.Older(store.MVCC, key, main)
+	if err != nil {
+		return err
+	}
+	for _, rev := range older {
+		if err := p.DropVersion(key, rev); err != nil {
+			return err
+		}
+	}
+	v, err := r.Version(store.MVCC, key, main)
+	if err != nil {
+		return err
+	}
+	if v.Revision == main && !v.Live {
+		return p.DropVersion(key, main)
+	}
+	return nil
+}
