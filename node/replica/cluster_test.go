@@ -287,11 +287,11 @@ func (c *cluster) puts(id uint64, n int) {
 	}
 }
 
-func (c *cluster) change(id uint64, typ state.ChangeType, node uint64) *outcome {
-	kind := map[state.ChangeType]envelope.Kind{state.AddVoter: envelope.PromoteMember,
+func (c *cluster) change(id uint64, typ state.ConfChangeType, node uint64) *outcome {
+	kind := map[state.ConfChangeType]envelope.Kind{state.AddVoter: envelope.PromoteMember,
 		state.AddLearner: envelope.AddLearner, state.RemoveNode: envelope.RemoveMember}[typ]
 	o := &outcome{}
-	c.nodes[id].r.ProposeConf(state.Change{Type: typ, NodeID: node}, kind, nil, o.done)
+	c.nodes[id].r.ProposeConf(state.ConfChange{Type: typ, NodeID: node}, kind, nil, o.done)
 	return o
 }
 

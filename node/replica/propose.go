@@ -51,7 +51,7 @@ func (r *Replica) Propose(kind envelope.Kind, body []byte, done Done) (requestID
 // ProposeConf asks for a configuration change, at the leader only. kind and body
 // are its context. A second change while one may be pending is refused at once,
 // to be tried again.
-func (r *Replica) ProposeConf(change state.Change, kind envelope.Kind, body []byte, done Done) (requestID uint64) {
+func (r *Replica) ProposeConf(change state.ConfChange, kind envelope.Kind, body []byte, done Done) (requestID uint64) {
 	w := r.newWaiter(kind, done)
 	w.conf = true
 	if err := r.proposeConf(w, change, body); err != nil {
@@ -60,7 +60,7 @@ func (r *Replica) ProposeConf(change state.Change, kind envelope.Kind, body []by
 	return w.id
 }
 
-func (r *Replica) proposeConf(w *waiter, change state.Change, body []byte) error {
+func (r *Replica) proposeConf(w *waiter, change state.ConfChange, body []byte) error {
 	cc, err := libraryChange(change)
 	if err != nil {
 		return err
@@ -115,7 +115,7 @@ func (r *Replica) mayPromote(kind envelope.Kind, id uint64) error {
 }
 
 // libraryChange gives the library's form of a simple change.
-func libraryChange(c state.Change) (*raftpb.ConfChange, error) {
+func libraryChange(c state.ConfChange) (*raftpb.ConfChange, error) {
 	cc := &raftpb.ConfChange{NodeId: proto.Uint64(c.NodeID)}
 	switch c.Type {
 	case state.AddVoter:

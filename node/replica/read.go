@@ -25,7 +25,13 @@ type reads struct {
 
 type reader struct {
 	id   uint64
+	role raftloop.Role // when it called
 	done func(index uint64, err error)
+}
+
+// outlives reports whether the leader that the reader called under still leads.
+func (rd reader) outlives(role raftloop.Role) bool {
+	return rd.role.Leader == role.Leader && rd.role.Term == role.Term
 }
 
 // answered are readers that wait for an index to be applied.
@@ -44,11 +50,12 @@ func (r *Replica) ReadIndex(done func(index uint64, err error)) (requestID uint6
 		done(0, err)
 		return id
 	}
-	if r.loop.Role().Leader == raft.None {
+	role := r.loop.Role()
+	if role.Leader == raft.None {
 		done(0, fault.Newf(fault.Unreachable, "read", "no leader").WithHint("try again"))
 		return id
 	}
-	r.reads.waiting = append(r.reads.waiting, reader{id, done})
+	r.reads.waiting = append(r.reads.waiting, reader{id, role, done})
 	return id
 }
 
@@ -104,13 +111,21 @@ func (r *Replica) serve() {
 	}
 }
 
-// failReads ends the reads that have no answer from the leader yet.
+// failReads ends the reads that have no answer yet from a leader that is gone.
+// Those that came after the change, but before it was handed out, are asked.
 func (r *Replica) failReads(role raftloop.Role) {
 	q := &r.reads
-	failed := slices.Concat(q.asked, q.waiting)
+	all := slices.Concat(q.asked, q.waiting)
 	q.asked, q.waiting, q.ctx = nil, nil, 0
-	for _, rd := range failed {
-		rd.done(0, errLeaderChanged("read", role))
+	for _, rd := range all {
+		if rd.outlives(role) {
+			q.waiting = append(q.waiting, rd)
+		}
+	}
+	for _, rd := range all {
+		if !rd.outlives(role) {
+			rd.done(0, errLeaderChanged("read", role))
+		}
 	}
 }
 

@@ -44,7 +44,7 @@ func (c *cluster) wantCaughtUp(id uint64, snaps int) {
 }
 
 // mustChange makes a configuration change and waits for it.
-func (c *cluster) mustChange(typ state.ChangeType, id uint64) {
+func (c *cluster) mustChange(typ state.ConfChangeType, id uint64) {
 	c.t.Helper()
 	o := c.change(1, typ, id)
 	c.settle()

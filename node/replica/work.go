@@ -109,14 +109,14 @@ func newApplyJob(j *raftloop.ApplyJob) (*ApplyJob, error) {
 			if err := proto.Unmarshal(e.GetData(), cc); err != nil {
 				return nil, fault.Newf(fault.Corrupt, "read entry", "configuration change at %d: %w", se.Index, err)
 			}
-			se.Type, se.Data, se.Conf = state.ConfChange, cc.GetContext(), ownChange(cc)
+			se.Type, se.Data, se.Conf = state.ConfChangeEntry, cc.GetContext(), ownChange(cc)
 			out.changes[i] = cc
 		case raftpb.EntryConfChangeV2:
 			cc := &raftpb.ConfChangeV2{}
 			if err := proto.Unmarshal(e.GetData(), cc); err != nil {
 				return nil, fault.Newf(fault.Corrupt, "read entry", "configuration change at %d: %w", se.Index, err)
 			}
-			se.Type, se.Data, se.Conf = state.ConfChange, cc.GetContext(), &state.Change{Type: state.Unsupported}
+			se.Type, se.Data, se.Conf = state.ConfChangeEntry, cc.GetContext(), &state.ConfChange{Type: state.Unsupported}
 		default:
 			return nil, fault.Newf(fault.Corrupt, "read entry", "entry %d has the unknown type %d", se.Index, e.GetType())
 		}
@@ -125,8 +125,8 @@ func newApplyJob(j *raftloop.ApplyJob) (*ApplyJob, error) {
 	return out, nil
 }
 
-func ownChange(cc *raftpb.ConfChange) *state.Change {
-	out := &state.Change{Type: state.Unsupported, NodeID: cc.GetNodeId()}
+func ownChange(cc *raftpb.ConfChange) *state.ConfChange {
+	out := &state.ConfChange{Type: state.Unsupported, NodeID: cc.GetNodeId()}
 	switch cc.GetType() {
 	case raftpb.ConfChangeAddNode:
 		out.Type = state.AddVoter
