@@ -60,7 +60,11 @@ func (s *server) Stream(stream grpc.BidiStreamingServer[chainfirev1.PeerFrame, c
 	select {
 	case err = <-result:
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		select {
+		case err = <-result: // the reader ended, and the context with it
+		default:
+			err = context.Cause(ctx)
+		}
 	}
 	// The reader may have ended because the context did: the cause says more.
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {

@@ -1,0 +1,406 @@
+package peer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+func TestHelloRefused(t *testing.T) {
+	removed := atomic.Bool{}
+	n := start(t, 2, func(c *Config) {
+		c.Check = func(h *chainfirev1.PeerHello) error {
+			switch {
+			case h.GetClusterId() != 7:
+				return fault.Newf(fault.Refused, "peer", "another cluster")
+			case removed.Load():
+				return fmt.Errorf("member 1: %w", ErrRemoved)
+			}
+			return nil
+		}
+	})
+	await(t, running(n), "start")
+	cases := []struct {
+		name string
+		edit func(h *chainfirev1.PeerHello)
+		code fault.Code
+		is   error
+		text string
+	}{
+		{"accepted", func(*chainfirev1.PeerHello) {}, "", nil, ""},
+		{"older format", func(h *chainfirev1.PeerHello) { h.Version = 0 }, fault.Refused, nil, "format 0"},
+		{"newer format", func(h *chainfirev1.PeerHello) { h.Version = 2 }, fault.Refused, nil, "format 2"},
+		{"nobody", func(h *chainfirev1.PeerHello) { h.From = 0 }, fault.Refused, nil, "names no member"},
+		{"for another member", func(h *chainfirev1.PeerHello) { h.To = 3 }, fault.Refused, nil, "looks for member"},
+		{"no boot nonce", func(h *chainfirev1.PeerHello) { h.BootNonce = nil }, fault.Refused, nil, "nonce of 0"},
+		{"long directory nonce", func(h *chainfirev1.PeerHello) { h.DirectoryNonce = make([]byte, 17) }, fault.Refused, nil, "nonce of 17"},
+		{"short genesis nonce", func(h *chainfirev1.PeerHello) { h.GenesisNonce = make([]byte, 3) }, fault.Refused, nil, "nonce of 3"},
+		{"many URLs", func(h *chainfirev1.PeerHello) { h.PeerUrls = make([]string, maxURLs+1) }, fault.Refused, nil, "URLs"},
+		{"long URL", func(h *chainfirev1.PeerHello) { h.ClientUrls = []string{strings.Repeat("u", maxURLLen+1)} }, fault.Refused, nil, "URL of"},
+		{"long name", func(h *chainfirev1.PeerHello) { h.Name = strings.Repeat("u", maxName+1) }, fault.Refused, nil, "name of"},
+		{"its own ID, other boot", func(h *chainfirev1.PeerHello) { h.From = 2 }, fault.Refused, ErrCopied, ""},
+		{"itself", func(h *chainfirev1.PeerHello) { *h = *proto.CloneOf(identity(2)); h.To = 2 }, fault.Refused, nil, "called itself"},
+		{"another cluster", func(h *chainfirev1.PeerHello) { h.ClusterId = 8 }, fault.Refused, nil, "another cluster"},
+		{"removed", func(*chainfirev1.PeerHello) { removed.Store(true) }, fault.Refused, ErrRemoved, ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			h := identity(1)
+			h.To = 2
+			c.edit(h)
+			got, err := rawStream(t, n).hello(h)
+			wantCode(t, err, c.code)
+			if c.is != nil && !errors.Is(err, c.is) {
+				t.Errorf("error %v is not %v", err, c.is)
+			}
+			if c.text != "" && !strings.Contains(err.Error(), c.text) {
+				t.Errorf("error %q does not say %q", err, c.text)
+			}
+			if err == nil && (got.GetFrom() != 2 || got.GetTo() != 1) {
+				t.Errorf("answered by %v", got)
+			}
+		})
+	}
+	t.Run("no hello", func(t *testing.T) {
+		r := rawStream(t, n)
+		r.send(&chainfirev1.PeerFrame{Messages: [][]byte{mustMarshal(t, msg(raftpb.MsgVote, 1, 2))}})
+		wantCode(t, r.end(), fault.Refused)
+	})
+	if len(n.h.steps) != 0 {
+		t.Errorf("%d messages passed", len(n.h.steps))
+	}
+}
+
+func TestStreamEndsOnForgedMessages(t *testing.T) {
+	n := start(t, 2)
+	await(t, running(n), "start")
+	cases := []struct {
+		name string
+		body []byte
+		code fault.Code // "" = the message passes
+	}{
+		{"good", mustMarshal(t, msg(raftpb.MsgVote, 1, 2)), ""},
+		{"forwarded proposal", mustMarshal(t, msg(raftpb.MsgProp, 3, 2)), ""},
+		{"forwarded read", mustMarshal(t, msg(raftpb.MsgReadIndex, 3, 2)), ""},
+		{"forwarded transfer", mustMarshal(t, msg(raftpb.MsgTransferLeader, 3, 2)), ""},
+		{"vote in another's name", mustMarshal(t, msg(raftpb.MsgVoteResp, 3, 2)), fault.Refused},
+		{"acknowledgement in another's name", mustMarshal(t, msg(raftpb.MsgAppResp, 3, 2)), fault.Refused},
+		{"heartbeat in another's name", mustMarshal(t, msg(raftpb.MsgHeartbeat, 3, 2)), fault.Refused},
+		{"for another", mustMarshal(t, msg(raftpb.MsgVote, 1, 3)), fault.Refused},
+		{"local", mustMarshal(t, msg(raftpb.MsgHup, 1, 2)), fault.Refused},
+		{"storage answer", mustMarshal(t, msg(raftpb.MsgStorageAppendResp, 1, 2)), fault.Refused},
+		{"unknown type", mustMarshal(t, msg(raftpb.MessageType(99), 1, 2)), fault.Refused},
+		{"snapshot", mustMarshal(t, snap(1, 2)), fault.Refused},
+		{"no message", []byte{0xff, 0xff, 0xff}, fault.Corrupt},
+		{"empty", nil, fault.Refused},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			r := rawStream(t, n)
+			h := identity(1)
+			h.To = 2
+			if _, err := r.hello(h); err != nil {
+				t.Fatal(err)
+			}
+			r.send(&chainfirev1.PeerFrame{Messages: [][]byte{c.body}})
+			if c.code == "" {
+				await(t, n.h.steps, "message")
+				return
+			}
+			wantCode(t, r.end(), c.code)
+			if len(n.h.steps) != 0 {
+				t.Errorf("%v passed", <-n.h.steps)
+			}
+		})
+	}
+}
+
+// A frame larger than the limit is refused before it is read.
+func TestFrameIsBounded(t *testing.T) {
+	n := start(t, 2)
+	await(t, running(n), "start")
+	r := rawStream(t, n)
+	h := identity(1)
+	h.To = 2
+	if _, err := r.hello(h); err != nil {
+		t.Fatal(err)
+	}
+	// The client's own limit is in the way, so this client has none.
+	c, err := dial(n.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close() //nolint:errcheck // test
+	req := &chainfirev1.InstallSnapshotRequest{Hello: h, Message: make([]byte, MaxFrame+1)}
+	_, err = chainfirev1.NewPeerClient(c).InstallSnapshot(t.Context(), req, maxSend())
+	if status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestCopiedDirectoryIsRefused(t *testing.T) {
+	n := start(t, 2)
+	await(t, running(n), "start")
+	h := identity(1)
+	h.To = 2
+	original := rawStream(t, n)
+	if _, err := original.hello(h); err != nil {
+		t.Fatal(err)
+	}
+	second := rawStream(t, n) // the original's other lane
+	if _, err := second.hello(h); err != nil {
+		t.Fatal(err)
+	}
+	copied := proto.CloneOf(h)
+	copied.BootNonce[0]++
+	_, err := rawStream(t, n).hello(copied)
+	if !errors.Is(err, ErrCopied) {
+		t.Fatalf("the copy heard %v", err)
+	}
+	if fault.HintOf(err) == "" {
+		t.Error("no hint for the operator")
+	}
+	// Another directory is for Check to judge.
+	moved := proto.CloneOf(copied)
+	moved.DirectoryNonce[0]++
+	if _, err := rawStream(t, n).hello(moved); err != nil {
+		t.Errorf("another directory: %v", err)
+	}
+	// The original is not harmed, and after it ended the next start is welcome.
+	original.send(&chainfirev1.PeerFrame{Messages: [][]byte{mustMarshal(t, msg(raftpb.MsgVote, 1, 2))}})
+	await(t, n.h.steps, "message of the original")
+	_ = original.c.Close()
+	_ = second.c.Close()
+	for {
+		_, err := rawStream(t, n).hello(copied)
+		if err == nil {
+			return
+		}
+		if !errors.Is(err, ErrCopied) || t.Context().Err() != nil {
+			t.Fatalf("restarted member heard %v", err)
+		}
+	}
+}
+
+// refusals collects what Config.Refused hears.
+func refusals() (tweak, chan error) {
+	ch := make(chan error, 64)
+	return func(c *Config) {
+		c.Refused = func(_ uint64, err error) {
+			select {
+			case ch <- err:
+			default:
+			}
+		}
+	}, ch
+}
+
+func TestCopyHearsThatItIsOne(t *testing.T) {
+	listen, heard := refusals()
+	b := start(t, 2)
+	original := start(t, 1)
+	connect(t, original, b)
+	again := start(t, 1, listen, func(c *Config) {
+		c.Self = func() *chainfirev1.PeerHello {
+			h := identity(1)
+			h.BootNonce[0]++
+			return h
+		}
+	})
+	again.tr.SetPeer(2, []string{b.url})
+	if err := await(t, heard, "refusal"); !errors.Is(err, ErrCopied) {
+		t.Errorf("the copy heard %v", err)
+	}
+}
+
+func TestRemovedMemberHearsIt(t *testing.T) {
+	listen, heard := refusals()
+	a := start(t, 1, listen)
+	var removed atomic.Bool
+	b := start(t, 2, func(c *Config) {
+		c.Check = func(*chainfirev1.PeerHello) error {
+			if removed.Load() {
+				return fault.New(fault.Refused, "peer", ErrRemoved)
+			}
+			return nil
+		}
+	})
+	connect(t, a, b)
+	removed.Store(true)
+	b.tr.RemovePeer(1) // the connection stands: it ends with the reason
+	for range 3 {      // and every new one does
+		if err := await(t, heard, "refusal"); !errors.Is(err, ErrRemoved) {
+			t.Fatalf("heard %v", err)
+		}
+	}
+	if err := a.tr.LastError(2); !errors.Is(err, ErrRemoved) {
+		t.Errorf("last error %v", err)
+	}
+}
+
+// A member that refuses another must not take that for its own removal.
+func TestOwnRefusalIsNotReported(t *testing.T) {
+	listen, heard := refusals()
+	b := start(t, 2)
+	a := start(t, 1, listen, func(c *Config) {
+		c.Check = func(*chainfirev1.PeerHello) error { return ErrRemoved }
+	})
+	a.tr.SetPeer(2, []string{b.url})
+	await(t, a.h.unreachable, "report")
+	await(t, a.h.unreachable, "second report")
+	select {
+	case err := <-heard:
+		t.Errorf("heard %v", err)
+	default:
+	}
+}
+
+// RemovePeer without a rule against the member ends its streams all the same.
+func TestRemovePeerEndsStreams(t *testing.T) {
+	n := start(t, 2)
+	await(t, running(n), "start")
+	r := rawStream(t, n)
+	h := identity(1)
+	h.To = 2
+	if _, err := r.hello(h); err != nil {
+		t.Fatal(err)
+	}
+	await(t, n.h.learned, "hello")
+	n.tr.RemovePeer(1)
+	wantCode(t, r.end(), fault.Unreachable)
+}
+
+func TestNotRunningIsUnreachable(t *testing.T) {
+	n := start(t, 2)
+	await(t, running(n), "start")
+	n.cancel()
+	if err := await(t, n.done, "end of Run"); err != nil {
+		t.Fatal(err)
+	}
+	n.done <- nil // for the clean-up
+	h := identity(1)
+	h.To = 2
+	_, err := rawStream(t, n).hello(h)
+	wantCode(t, err, fault.Unreachable)
+}
+
+func TestStatusCrossesTheWire(t *testing.T) {
+	for _, c := range []struct {
+		in      error
+		is      error
+		refused bool
+	}{
+		{ErrRemoved, ErrRemoved, true},
+		{fmt.Errorf("x: %w", fault.New(fault.Refused, "y", ErrCopied)), ErrCopied, true},
+		{fault.Newf(fault.Permission, "y", "z"), nil, true},
+		{fault.Newf(fault.Unreachable, "y", "z"), nil, false},
+		{context.DeadlineExceeded, nil, false},
+		{status.Error(codes.Unavailable, "connection refused"), nil, false},
+		{nil, nil, false},
+	} {
+		out, refused := fromStatus("op", toStatus(c.in))
+		if refused != c.refused || (out == nil) != (c.in == nil) || c.is != nil && !errors.Is(out, c.is) {
+			t.Errorf("%v became %v, refused %v", c.in, out, refused)
+		}
+		if c.is == nil && (errors.Is(out, ErrRemoved) || errors.Is(out, ErrCopied)) {
+			t.Errorf("%v became %v", c.in, out)
+		}
+	}
+}
+
+// The queue against a slice: bounded, first in first out, nothing lost unseen.
+func TestQueueProperty(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		maxMessages, maxBytes := rapid.IntRange(1, 8).Draw(t, "messages"), rapid.IntRange(1, 2000).Draw(t, "bytes")
+		q := newQueue(maxMessages, maxBytes)
+		var model []*raftpb.Message
+		sum := func() (n int) {
+			for _, m := range model {
+				n += weight(m)
+			}
+			return n
+		}
+		t.Repeat(map[string]func(*rapid.T){
+			"push": func(t *rapid.T) {
+				m := app(1, 2, strings.Repeat("x", rapid.IntRange(0, 900).Draw(t, "size")))
+				room := len(model) == 0 || len(model) < maxMessages && sum()+weight(m) <= maxBytes
+				if q.push(m) != room {
+					t.Fatalf("push with %d messages, %d bytes: room %v", len(model), sum(), room)
+				}
+				if room {
+					model = append(model, m)
+				}
+			},
+			"take": func(t *rapid.T) {
+				limit := rapid.IntRange(0, 2000).Draw(t, "limit")
+				got := q.take(limit)
+				if len(got) == 0 && len(model) > 0 {
+					t.Fatal("took nothing")
+				}
+				n := 0
+				for i, m := range got {
+					if m != model[i] {
+						t.Fatalf("message %d is another", i)
+					}
+					n += weight(m)
+				}
+				if len(got) > 1 && n > limit {
+					t.Fatalf("took %d bytes, limit %d", n, limit)
+				}
+				model = model[len(got):]
+			},
+			"flush": func(t *rapid.T) {
+				if n := q.flush(); n != len(model) {
+					t.Fatalf("flushed %d, want %d", n, len(model))
+				}
+				model = nil
+			},
+			"": func(t *rapid.T) {
+				if len(model) > 0 && len(q.ready) == 0 {
+					t.Fatal("messages wait and nobody is told")
+				}
+			},
+		})
+	})
+}
+
+func FuzzReceived(f *testing.F) {
+	for _, m := range []proto.Message{msg(raftpb.MsgVote, 1, 2), app(1, 2, "a"), snap(1, 2), msg(raftpb.MsgProp, 3, 2)} {
+		b, err := proto.Marshal(m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	h := identity(1)
+	h.To = 2
+	f.Fuzz(func(t *testing.T, b []byte) {
+		tr := &Transport{}
+		m, err := tr.decode(b, h)
+		if err != nil {
+			if fault.CodeOf(err) == fault.Internal {
+				t.Errorf("untyped error %v", err)
+			}
+		} else if m.GetTo() != 2 || m.GetFrom() != 1 && !forwarded(m.GetType()) {
+			t.Errorf("%v passed", m)
+		}
+		var hello chainfirev1.PeerHello
+		if proto.Unmarshal(b, &hello) == nil {
+			if err := wellFormed(&hello); err == nil && (len(hello.GetBootNonce()) != 16 || hello.GetVersion() != Version) {
+				t.Errorf("%v is not well formed", &hello)
+			}
+		}
+	})
+}
