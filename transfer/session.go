@@ -25,6 +25,9 @@ type session struct {
 	lost     chan struct{} // closed when the lease was found to have ended
 	ttl      atomic.Int64  // of the lease, in nanoseconds, as last renewed
 
+	opened time.Time
+	sent   atomic.Uint64 // raw bytes of chunks sent, repetitions included
+
 	// Guarded by Server.mu.
 	slot      bool
 	users     int // streams
@@ -166,7 +169,7 @@ func (s *Server) acquire(ctx context.Context, lease Lease, want []byte, minimum 
 		release()
 		return nil, err
 	}
-	sess := &session{lease: lease, seed: seed, layout: l, release: release, slot: true,
+	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, release: release, slot: true,
 		slotTurn: make(chan struct{}, 1), lost: make(chan struct{}), idleSince: time.Now()}
 	sess.slotTurn <- struct{}{}
 	sess.ttl.Store(int64(lease.TTL))

@@ -1,0 +1,261 @@
+package clusterapi
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// Reserve allocates a member ID through the log, or finds the one a retry made.
+func (s *Service) Reserve(ctx context.Context, req *chainfirev1.ReserveRequest) (*chainfirev1.ReserveResponse, error) {
+	rec, err := s.reserve(ctx, &entryv1.ReserveMember{Name: req.GetName(), PeerUrls: req.GetPeerUrls(),
+		StayLearner: req.GetStayLearner(), DirectoryNonce: req.GetDirectoryNonce()})
+	if err != nil {
+		return nil, err
+	}
+	c := s.b.State().Cluster()
+	return &chainfirev1.ReserveResponse{ClusterId: c.GetClusterId(), GenesisNonce: c.GetGenesisNonce(),
+		MemberId:      rec.GetId(),
+		AlreadyMember: rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER,
+		Members:       live(s.b.State().Members())}, nil
+}
+
+func (s *Service) reserve(ctx context.Context, body *entryv1.ReserveMember) (*entryv1.MemberRecord, error) {
+	if s.b.State().Cluster() == nil {
+		return nil, fault.Newf(fault.Unreachable, "reserve", "the cluster has no leader yet")
+	}
+	res, err := s.b.Propose(ctx, envelope.ReserveMember, body)
+	if err != nil {
+		return nil, err
+	}
+	rec, ok := res.Response.(*entryv1.MemberRecord)
+	if !ok {
+		return nil, fault.Newf(fault.Internal, "reserve", "unexpected result %T", res.Response)
+	}
+	// A reservation made before the newcomer's address was known learns it now.
+	if len(body.GetPeerUrls()) > 0 && !equal(rec.GetPeerUrls(), body.GetPeerUrls()) &&
+		rec.GetState() == entryv1.MemberState_MEMBER_STATE_RESERVED {
+		if _, err := s.b.Propose(ctx, envelope.UpdateMember,
+			&entryv1.UpdateMember{Id: rec.GetId(), PeerUrls: body.GetPeerUrls()}); err != nil {
+			return nil, err
+		}
+		rec.PeerUrls = body.GetPeerUrls()
+	}
+	return rec, nil
+}
+
+func equal(a, b []string) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// Bind ties a reserved ID to one data directory (S4).
+func (s *Service) Bind(ctx context.Context, req *chainfirev1.BindRequest) (*chainfirev1.BindResponse, error) {
+	if err := s.sameCluster("bind", req.GetClusterId(), req.GetGenesisNonce()); err != nil {
+		return nil, err
+	}
+	_, err := s.b.Propose(ctx, envelope.BindMember,
+		&entryv1.BindMember{Id: req.GetMemberId(), DirectoryNonce: req.GetDirectoryNonce()})
+	if err != nil {
+		return nil, err
+	}
+	return &chainfirev1.BindResponse{}, nil
+}
+
+func (s *Service) sameCluster(op string, id uint64, genesis []byte) error {
+	c := s.b.State().Cluster()
+	if c == nil {
+		return fault.Newf(fault.Unreachable, op, "the cluster has no leader yet")
+	}
+	nonce, err := ident.NonceFrom(genesis)
+	if err != nil {
+		return fault.New(fault.Usage, op, err)
+	}
+	own, err := ident.NonceFrom(c.GetGenesisNonce())
+	if err != nil {
+		return fault.New(fault.Corrupt, op, err)
+	}
+	if id != c.GetClusterId() || nonce != own {
+		return fault.Newf(fault.Refused, op, "the ticket is of cluster %s (%s), this is %s (%s)",
+			ident.FormatID(id), nonce, ident.FormatID(c.GetClusterId()), own).
+			WithHint("check the endpoints; a seed joins only the cluster it came from")
+	}
+	return nil
+}
+
+// Admit checks the ticket and adds the learner (S6).
+func (s *Service) Admit(ctx context.Context, req *chainfirev1.AdmitRequest) (*chainfirev1.AdmitResponse, error) {
+	return atLeader(ctx, s.b,
+		func(ctx context.Context) (*chainfirev1.AdmitResponse, error) { return s.admit(ctx, req.GetTicket()) },
+		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.AdmitResponse, error) {
+			return chainfirev1.NewAdmissionClient(c).Admit(ctx, req)
+		})
+}
+
+// queuePause is how often a queued admission looks whether it is its turn.
+const queuePause = 50 * time.Millisecond
+
+func (s *Service) admit(ctx context.Context, t *chainfirev1.JoinTicket) (*chainfirev1.AdmitResponse, error) {
+	if err := s.sameCluster("admit", t.GetClusterId(), t.GetGenesisNonce()); err != nil {
+		return nil, err
+	}
+	if err := s.b.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		rec := s.b.State().Member(t.GetMemberId())
+		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
+			return &chainfirev1.AdmitResponse{AddedAt: rec.GetAddedAt(),
+				EntriesAfterAdd: rec.GetAddedAt() - min(rec.GetAddedAt(), t.GetPosition().GetIndex())}, nil
+		}
+		if err := s.checkTicket(t); err != nil {
+			return nil, err
+		}
+		if s.learners() < s.b.MaxLearners() {
+			res, err := s.b.ProposeConf(ctx, state.ConfChange{Type: state.AddLearner, NodeID: t.GetMemberId()}, envelope.AddLearner,
+				&entryv1.AddLearner{Id: t.GetMemberId(), LeaseId: t.GetLeaseId(), Position: t.GetPosition(), ManifestRoot: t.GetManifestRoot()})
+			if err == nil {
+				return &chainfirev1.AdmitResponse{AddedAt: res.Index,
+					EntriesAfterAdd: res.Index - min(res.Index, t.GetPosition().GetIndex())}, nil
+			}
+			if !changePending(err) {
+				return nil, err
+			}
+		}
+		if err := pause(ctx, queuePause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// ErrChangePending is wrapped by a refusal of ProposeConf because another
+// configuration change is not applied yet; the caller may ask again.
+var ErrChangePending = errors.New("another configuration change is pending")
+
+func changePending(err error) bool { return errors.Is(err, ErrChangePending) }
+
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+func (s *Service) learners() int {
+	n := 0
+	for _, m := range s.b.State().Members() {
+		if m.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER && m.GetLearner() && !m.GetStayLearner() {
+			n++
+		}
+	}
+	return n
+}
+
+// checkTicket is the part of S6 that the leader checks before it proposes:
+// reservation and lease alive, and the position a point of its own log whose
+// tail it still has.
+func (s *Service) checkTicket(t *chainfirev1.JoinTicket) error {
+	const op = "admit"
+	id := ident.FormatID(t.GetMemberId())
+	rec := s.b.State().Member(t.GetMemberId())
+	switch {
+	case rec == nil:
+		return fault.Newf(fault.Refused, op, "no reservation of member %s", id).
+			WithHint("the reservation was ended; join again with an empty directory")
+	case rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED:
+		return fault.Newf(fault.Refused, op, "member %s was removed; an ID is never used again", id).
+			WithHint("join with an empty directory")
+	case len(rec.GetDirectoryNonce()) == 0:
+		return fault.Newf(fault.Refused, op, "member %s is not bound to a directory", id)
+	}
+	pos := t.GetPosition()
+	last, err := s.b.Log().LastIndex()
+	if err != nil {
+		return err
+	}
+	first, err := s.b.Log().FirstIndex()
+	if err != nil {
+		return err
+	}
+	if pos.GetIndex() > last {
+		return fault.Newf(fault.Refused, op, "the seed is at %d, the log ends at %d: it is not of this cluster", pos.GetIndex(), last)
+	}
+	if first > pos.GetIndex()+1 {
+		return fault.Newf(fault.Reseed, op, "the seed is at %d, the log begins at %d", pos.GetIndex(), first).
+			WithHint("the log after the seed is gone; run the join again to fetch a new seed")
+	}
+	term, err := s.b.Log().Term(pos.GetIndex())
+	if errors.Is(err, raft.ErrCompacted) {
+		return fault.Newf(fault.Reseed, op, "the log at %d is gone", pos.GetIndex()).WithHint("run the join again to fetch a new seed")
+	}
+	if err != nil {
+		return err
+	}
+	if term != pos.GetTerm() {
+		return fault.Newf(fault.Refused, op, "the seed says term %d at index %d, the log says %d", pos.GetTerm(), pos.GetIndex(), term)
+	}
+	if t.GetLeaseId() == 0 {
+		return nil
+	}
+	for _, l := range s.b.State().SeedLeases() {
+		if l.GetId() == t.GetLeaseId() {
+			return nil
+		}
+	}
+	return fault.Newf(fault.LeaseLost, op, "seed lease %s has ended", ident.FormatID(t.GetLeaseId())).
+		WithHint("run the join again to fetch a new seed; --lease-ttl and --lease-bytes give it more room")
+}
+
+// JoinStatus says how far the leader sees a newcomer.
+func (s *Service) JoinStatus(ctx context.Context, req *chainfirev1.JoinStatusRequest) (*chainfirev1.JoinStatusResponse, error) {
+	return atLeader(ctx, s.b,
+		func(ctx context.Context) (*chainfirev1.JoinStatusResponse, error) {
+			return s.joinStatus(ctx, req.GetMemberId())
+		},
+		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.JoinStatusResponse, error) {
+			return chainfirev1.NewAdmissionClient(c).JoinStatus(ctx, req)
+		})
+}
+
+func (s *Service) joinStatus(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
+	rec := s.b.State().Member(id)
+	if rec == nil {
+		return nil, fault.Newf(fault.Usage, "join status", "member %s is not known", ident.FormatID(id))
+	}
+	rs, err := s.b.Raft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	last, err := s.b.Log().LastIndex()
+	if err != nil {
+		return nil, err
+	}
+	out := &chainfirev1.JoinStatusResponse{Member: memberOf(rec), LastIndex: last, ProgressState: "none", SecondsSinceContact: -1}
+	if p, ok := rs.Progress[id]; ok {
+		out.Match, out.ProgressState = p.Match, p.State
+		out.SecondsSinceContact = p.SinceContact.Seconds()
+		out.EntriesAfterAdd, out.RaftSnapshotsSent = p.EntriesSent, p.Snapshots
+	}
+	return out, nil
+}

@@ -1,0 +1,203 @@
+package clusterapi
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/internal/state/member"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// MemberList lists reservations and members.
+func (s *Service) MemberList(ctx context.Context, req *chainfirev1.MemberListRequest) (*chainfirev1.MemberListResponse, error) {
+	if req.GetLinearizable() {
+		if err := s.b.Barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	c := s.b.State().Cluster()
+	return &chainfirev1.MemberListResponse{ClusterId: c.GetClusterId(), GenesisNonce: c.GetGenesisNonce(),
+		Members: live(s.b.State().Members())}, nil
+}
+
+// MemberRemove takes a member out of the configuration, or ends a reservation.
+func (s *Service) MemberRemove(ctx context.Context, req *chainfirev1.MemberRemoveRequest) (*chainfirev1.MemberRemoveResponse, error) {
+	return atLeader(ctx, s.b,
+		func(ctx context.Context) (*chainfirev1.MemberRemoveResponse, error) {
+			if err := s.remove(ctx, req.GetId()); err != nil {
+				return nil, err
+			}
+			return &chainfirev1.MemberRemoveResponse{Members: live(s.b.State().Members())}, nil
+		},
+		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.MemberRemoveResponse, error) {
+			return chainfirev1.NewClusterClient(c).MemberRemove(ctx, req)
+		})
+}
+
+// remove is MemberRemove at the leader.
+func (s *Service) remove(ctx context.Context, id uint64) error {
+	rec, err := s.known(ctx, "member remove", id)
+	if err != nil {
+		return err
+	}
+	if rec.GetState() == entryv1.MemberState_MEMBER_STATE_RESERVED {
+		_, err := s.b.Propose(ctx, envelope.CancelReservation, &entryv1.CancelReservation{Id: id, Force: true})
+		return err
+	}
+	return s.conf(ctx, state.ConfChange{Type: state.RemoveNode, NodeID: id}, envelope.RemoveMember, &entryv1.RemoveMember{Id: id})
+}
+
+// known finds a live member after a barrier, so that the answer is not stale.
+func (s *Service) known(ctx context.Context, op string, id uint64) (*entryv1.MemberRecord, error) {
+	if err := s.b.Barrier(ctx); err != nil {
+		return nil, err
+	}
+	rec := s.b.State().Member(id)
+	if rec == nil || rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED {
+		return nil, fault.Newf(fault.Usage, op, "member %s: %w", ident.FormatID(id), member.ErrNotFound).
+			WithHint("`cfseed member list` shows the members")
+	}
+	return rec, nil
+}
+
+// MemberPromote makes a caught-up learner a voter.
+func (s *Service) MemberPromote(ctx context.Context, req *chainfirev1.MemberPromoteRequest) (*chainfirev1.MemberPromoteResponse, error) {
+	return atLeader(ctx, s.b,
+		func(ctx context.Context) (*chainfirev1.MemberPromoteResponse, error) {
+			if err := s.promote(ctx, req.GetId()); err != nil {
+				return nil, err
+			}
+			return &chainfirev1.MemberPromoteResponse{Members: live(s.b.State().Members())}, nil
+		},
+		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.MemberPromoteResponse, error) {
+			return chainfirev1.NewClusterClient(c).MemberPromote(ctx, req)
+		})
+}
+
+// promote is MemberPromote at the leader.
+func (s *Service) promote(ctx context.Context, id uint64) error {
+	if _, err := s.known(ctx, "member promote", id); err != nil {
+		return err
+	}
+	if err := s.b.Promotable(ctx, id); err != nil {
+		return err
+	}
+	return s.conf(ctx, state.ConfChange{Type: state.AddVoter, NodeID: id}, envelope.PromoteMember, &entryv1.PromoteMember{Id: id})
+}
+
+// MemberUpdate changes a member's peer URLs.
+func (s *Service) MemberUpdate(ctx context.Context, req *chainfirev1.MemberUpdateRequest) (*chainfirev1.MemberUpdateResponse, error) {
+	if _, err := s.known(ctx, "member update", req.GetId()); err != nil {
+		return nil, err
+	}
+	if _, err := s.b.Propose(ctx, envelope.UpdateMember,
+		&entryv1.UpdateMember{Id: req.GetId(), PeerUrls: req.GetPeerUrls()}); err != nil {
+		return nil, err
+	}
+	return &chainfirev1.MemberUpdateResponse{Members: live(s.b.State().Members())}, nil
+}
+
+// conf proposes a change and waits its turn while another one is pending.
+func (s *Service) conf(ctx context.Context, change state.ConfChange, kind envelope.Kind, body proto.Message) error {
+	for {
+		_, err := s.b.ProposeConf(ctx, change, kind, body)
+		if err == nil || !changePending(err) {
+			return err
+		}
+		if err := pause(ctx, queuePause); err != nil {
+			return err
+		}
+	}
+}
+
+// Status gathers what the members say of themselves; a member that does not
+// answer in time is listed as not reachable.
+func (s *Service) Status(ctx context.Context, req *chainfirev1.StatusRequest) (*chainfirev1.StatusResponse, error) {
+	if req.GetSelf() {
+		return &chainfirev1.StatusResponse{MemberId: s.b.Self(), Members: []*chainfirev1.MemberStatus{s.b.LocalStatus()}}, nil
+	}
+	return atLeader(ctx, s.b, s.status,
+		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.StatusResponse, error) {
+			return chainfirev1.NewClusterClient(c).Status(ctx, &chainfirev1.StatusRequest{})
+		})
+}
+
+func (s *Service) status(ctx context.Context) (*chainfirev1.StatusResponse, error) {
+	rs, err := s.b.Raft(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &chainfirev1.StatusResponse{ClusterId: s.b.State().Cluster().GetClusterId(), Leader: rs.Leader, Term: rs.Term,
+		MemberId: s.b.Self(), Commit: rs.Commit}
+	if out.FirstIndex, err = s.b.Log().FirstIndex(); err != nil {
+		return nil, err
+	}
+	if out.LastIndex, err = s.b.Log().LastIndex(); err != nil {
+		return nil, err
+	}
+	for _, rec := range s.b.State().Members() {
+		if rec.GetState() != entryv1.MemberState_MEMBER_STATE_REMOVED {
+			out.Members = append(out.Members, s.memberStatus(ctx, rec, rs, out.LastIndex))
+		}
+	}
+	for _, p := range s.b.Seeds() {
+		out.Seeds = append(out.Seeds, &chainfirev1.SeedStatus{LeaseId: p.LeaseID, Target: p.Target,
+			Percent: p.Percent, BytesPerSecond: p.BytesPerSecond})
+	}
+	for _, l := range s.b.State().SeedLeases() {
+		out.Leases = append(out.Leases, &chainfirev1.LeaseStatus{Id: l.GetId(), Hold: l.GetHold(), MemberId: l.GetMemberId(),
+			SourceId: l.GetSourceId(), TtlMs: l.GetTtlMs(), CapBytes: l.GetCapBytes(), Target: l.GetTarget()})
+	}
+	slices.SortFunc(out.Seeds, func(a, b *chainfirev1.SeedStatus) int { return int(a.GetLeaseId()) - int(b.GetLeaseId()) })
+	return out, nil
+}
+
+func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, rs Raft, last uint64) *chainfirev1.MemberStatus {
+	m := memberOf(rec)
+	st := &chainfirev1.MemberStatus{Id: m.GetId(), Name: m.GetName(), Role: m.GetRole(), State: m.GetState()}
+	if rec.GetId() == s.b.Self() {
+		own := s.b.LocalStatus()
+		st.Applied, st.Digest, st.DbBytes, st.Revision = own.GetApplied(), own.GetDigest(), own.GetDbBytes(), own.GetRevision()
+		st.Match, st.Reachable = last, true
+	} else if p, ok := rs.Progress[rec.GetId()]; ok {
+		st.Match, st.Reachable = p.Match, p.RecentActive
+		if own, err := s.askSelf(ctx, rec); err == nil {
+			st.Applied, st.Digest, st.DbBytes, st.Revision = own.GetApplied(), own.GetDigest(), own.GetDbBytes(), own.GetRevision()
+		}
+	}
+	st.Lag = last - min(last, st.GetMatch())
+	return st
+}
+
+// statusPatience bounds how long a status waits for a member that is away.
+const statusPatience = 500 * time.Millisecond
+
+func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord) (*chainfirev1.MemberStatus, error) {
+	if len(rec.GetPeerUrls()) == 0 {
+		return nil, fault.Newf(fault.Unreachable, "status", "no peer URL")
+	}
+	ctx, cancel := context.WithTimeout(ctx, statusPatience)
+	defer cancel()
+	conn, err := s.b.Dial(ctx, rec.GetPeerUrls()[0])
+	if err != nil {
+		return nil, err
+	}
+	res, err := chainfirev1.NewClusterClient(conn).Status(ctx, &chainfirev1.StatusRequest{Self: true})
+	if err = errors.Join(err, conn.Close()); err != nil {
+		return nil, err
+	}
+	if len(res.GetMembers()) != 1 || res.GetMemberId() != rec.GetId() {
+		return nil, fault.Newf(fault.Different, "status", "another member answers")
+	}
+	return res.GetMembers()[0], nil
+}

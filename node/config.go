@@ -1,0 +1,152 @@
+package node
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/netsec"
+)
+
+// Defaults, etcd's where etcd has the flag.
+const (
+	DefaultName         = "default"
+	DefaultClientURL    = "http://127.0.0.1:2379"
+	DefaultPeerURL      = "http://127.0.0.1:2380"
+	DefaultToken        = "etcd-cluster"
+	DefaultHeartbeat    = 100 * time.Millisecond
+	DefaultElection     = 1000 * time.Millisecond
+	DefaultTrailing     = 10000
+	DefaultLeaseTTL     = 10 * time.Minute
+	DefaultLeaseBytes   = 1 << 30
+	DefaultMaxLearners  = 1
+	DefaultCacheBytes   = 32 << 20
+	DefaultMemTable     = 16 << 20
+	defaultIdleTimeout  = time.Minute
+	defaultSeedSlots    = 8
+	defaultTickDivision = 1
+)
+
+// Config is everything a node is started with. The zero value of a field means
+// its default; cmd/cfseed has a flag for each.
+type Config struct {
+	Name         string
+	DataDir      string // default <name>.cfseed
+	ListenClient []string
+	ListenPeer   []string
+	// Advertised URLs; default what is listened on.
+	AdvertiseClient []string
+	AdvertisePeer   []string
+	ListenMetrics   []string
+
+	InitialCluster string // name=url,...; default this node alone
+	Existing       bool   // --initial-cluster-state existing
+	Token          string
+
+	Heartbeat   time.Duration
+	Election    time.Duration
+	Trailing    uint64 // entries kept behind the applied index (--snapshot-count)
+	MaxLearners int
+
+	Join      []string // endpoints of the cluster to join (C3)
+	Learner   bool     // stay a learner
+	AwaitSeed bool     // wait at the peer URL
+	JoinToken string   // a waiting target accepts only this token ...
+	ClusterID uint64   // ... or this cluster
+
+	Parallel    int
+	RateLimit   int64 // bytes per second while seeding; 0 = none
+	Compression string
+	LeaseTTL    time.Duration
+	LeaseBytes  uint64
+
+	// AcceptMoved accepts a data directory that was moved or copied to another
+	// inode; the operator vouches that the original does not run.
+	AcceptMoved bool
+
+	ClientTLS, PeerTLS netsec.Files
+
+	// Authorize may refuse any RPC of any service by its full method name; nil
+	// allows what the TLS configuration lets in.
+	Authorize func(ctx context.Context, fullMethod string) error
+
+	CacheBytes    int64
+	MemTableBytes uint64
+
+	FS     vfs.FS    // default the operating system's
+	Rand   io.Reader // default crypto/rand
+	Logger *slog.Logger
+	Ready  func(line string) // receives the lines meant for stdout
+}
+
+// withDefaults fills what is not set and refuses what can not be.
+func (c Config) withDefaults() (Config, error) {
+	const op = "node"
+	set := func(s *string, v string) {
+		if *s == "" {
+			*s = v
+		}
+	}
+	set(&c.Name, DefaultName)
+	set(&c.DataDir, c.Name+".cfseed")
+	set(&c.Token, DefaultToken)
+	set(&c.Compression, "auto")
+	if len(c.ListenClient) == 0 {
+		c.ListenClient = []string{DefaultClientURL}
+	}
+	if len(c.ListenPeer) == 0 {
+		c.ListenPeer = []string{DefaultPeerURL}
+	}
+	if c.Heartbeat == 0 {
+		c.Heartbeat = DefaultHeartbeat
+	}
+	if c.Election == 0 {
+		c.Election = DefaultElection
+	}
+	if c.Trailing == 0 {
+		c.Trailing = DefaultTrailing
+	}
+	if c.MaxLearners == 0 {
+		c.MaxLearners = DefaultMaxLearners
+	}
+	if c.LeaseTTL == 0 {
+		c.LeaseTTL = DefaultLeaseTTL
+	}
+	if c.LeaseBytes == 0 {
+		c.LeaseBytes = DefaultLeaseBytes
+	}
+	if c.CacheBytes == 0 {
+		c.CacheBytes = DefaultCacheBytes
+	}
+	if c.MemTableBytes == 0 {
+		c.MemTableBytes = DefaultMemTable
+	}
+	if c.FS == nil {
+		c.FS = vfs.Default
+	}
+	if c.Ready == nil {
+		c.Ready = func(string) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	switch {
+	case c.Election < 5*c.Heartbeat:
+		return c, fault.Newf(fault.Usage, op, "--election-timeout %s must be at least 5 times --heartbeat-interval %s", c.Election, c.Heartbeat)
+	case c.AwaitSeed && len(c.Join) > 0:
+		return c, fault.Newf(fault.Usage, op, "--await-seed and --join exclude each other")
+	case c.Existing && c.InitialCluster == "" && len(c.Join) == 0 && !c.AwaitSeed:
+		return c, fault.Newf(fault.Usage, op, "--initial-cluster-state existing needs --initial-cluster")
+	case strings.ContainsAny(c.Name, "=,"):
+		return c, fault.Newf(fault.Usage, op, "--name %q must not contain = or ,", c.Name)
+	}
+	return c, nil
+}
+
+// ticks gives the election timeout in heartbeat intervals.
+func (c Config) ticks() int { return int(c.Election / c.Heartbeat) }

@@ -1,0 +1,355 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/node/clusterapi"
+	"github.com/chainfire/cfseed/node/raftloop"
+	"github.com/chainfire/cfseed/node/replica"
+	"github.com/chainfire/cfseed/raftlog"
+)
+
+// core is the Ready loop with its two workers. The loop is the only goroutine
+// that touches the replica; the append worker the only one that writes the
+// Raft log; the apply worker the only one that writes the state. They hand
+// work over through unbounded queues and never wait for one another, except
+// the append worker for the apply worker when a Raft snapshot replaces the
+// state (S8).
+type core struct {
+	replica *replica.Replica
+	log     *raftlog.Log
+	state   *stateBox
+	tick    time.Duration
+	send    func([]*raftpb.Message)
+	onTick  func(*replica.Replica) error // on the loop, after each tick
+	onRole  func(raftloop.Role)          // on the loop; must not block
+	applied func([]state.Result)         // on the apply worker, after each job
+	install func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
+
+	inbox   *queue[func(*replica.Replica) error]
+	appends *queue[appendWork]
+	applies *queue[applyWork]
+	done    chan struct{} // closed when the loop has ended
+}
+
+// appendWork is one thing for the append worker to do.
+type appendWork struct {
+	job      *replica.AppendJob
+	truncate uint64
+}
+
+// applyWork is one thing for the apply worker to do.
+type applyWork struct {
+	job *replica.ApplyJob
+	run func() error
+}
+
+// run is the loop and its workers; it returns when ctx ends or one of them
+// fails, which ends the process (S7).
+func (c *core) run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.loop(gctx) })
+	g.Go(func() error { return c.appendWorker(gctx) })
+	g.Go(func() error { return c.applyWorker(gctx) })
+	return g.Wait()
+}
+
+func (c *core) loop(ctx context.Context) error {
+	defer close(c.done)
+	ticker := time.NewTicker(c.tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			if err := c.replica.Tick(); err != nil {
+				return err
+			}
+			if err := c.onTick(c.replica); err != nil {
+				return err
+			}
+		case <-c.inbox.ready:
+			for _, fn := range c.inbox.drain() {
+				if err := fn(c.replica); err != nil {
+					return err
+				}
+			}
+		}
+		if err := c.ready(); err != nil {
+			return err
+		}
+	}
+}
+
+// ready hands out what the replica wants done until it wants no more.
+func (c *core) ready() error {
+	for {
+		w, ok, err := c.replica.Ready()
+		if err != nil || !ok {
+			return err
+		}
+		if w.Role != nil {
+			c.onRole(*w.Role)
+		}
+		if len(w.Send) > 0 {
+			c.send(w.Send)
+		}
+		for _, j := range w.Appends {
+			c.appends.push(appendWork{job: j})
+		}
+		for _, j := range w.Applies {
+			c.applies.push(applyWork{job: j})
+		}
+	}
+}
+
+// post runs fn on the loop, soon. An error of fn ends the process.
+func (c *core) post(fn func(*replica.Replica) error) { c.inbox.push(fn) }
+
+// do runs fn on the loop and waits for it.
+func (c *core) do(ctx context.Context, fn func(*replica.Replica)) error {
+	ran := make(chan struct{})
+	c.post(func(r *replica.Replica) error {
+		fn(r)
+		close(ran)
+		return nil
+	})
+	select {
+	case <-ran:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.done:
+		return errStopping()
+	}
+}
+
+// status gives the replica's standing.
+func (c *core) status(ctx context.Context, st *replica.Status) error {
+	return c.do(ctx, func(r *replica.Replica) { *st = r.Status() })
+}
+
+func errStopping() error {
+	return fault.Newf(fault.Unreachable, "node", "this member is stopping").WithHint("ask another member")
+}
+
+// outcome is what a waiter gets.
+type outcome struct {
+	res state.Result
+	err error
+}
+
+// await waits for the outcome of something started on the loop; when the
+// caller's context ends first, the waiter is cancelled.
+func (c *core) await(ctx context.Context, start func(r *replica.Replica, done func(state.Result, error)) uint64) (state.Result, error) {
+	ch := make(chan outcome, 1)
+	var id uint64
+	c.post(func(r *replica.Replica) error {
+		id = start(r, func(res state.Result, err error) { ch <- outcome{res, err} })
+		return nil
+	})
+	select {
+	case o := <-ch:
+		if o.err == nil {
+			o.err = o.res.Err
+		}
+		return o.res, o.err
+	case <-ctx.Done():
+		c.post(func(r *replica.Replica) error { r.Cancel(id); return nil })
+		return state.Result{}, fault.New(fault.Timeout, "propose", ctx.Err()).
+			WithHint("the outcome is not known: the entry may yet be committed")
+	case <-c.done:
+		return state.Result{}, errStopping()
+	}
+}
+
+// Propose commits an entry and returns its result once it is applied here.
+func (c *core) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
+	b, err := proto.Marshal(body)
+	if err != nil {
+		return state.Result{}, fault.New(fault.Usage, "propose", err)
+	}
+	return c.await(ctx, func(r *replica.Replica, done func(state.Result, error)) uint64 {
+		return r.Propose(kind, b, done)
+	})
+}
+
+// ProposeConf commits a configuration change; only at the leader, one at a time.
+func (c *core) ProposeConf(ctx context.Context, change state.ConfChange, kind envelope.Kind, body proto.Message) (state.Result, error) {
+	b, err := proto.Marshal(body)
+	if err != nil {
+		return state.Result{}, fault.New(fault.Usage, "propose", err)
+	}
+	return c.await(ctx, func(r *replica.Replica, done func(state.Result, error)) uint64 {
+		if r.HasPendingConf() {
+			done(state.Result{}, fault.New(fault.Refused, kind.String(), clusterapi.ErrChangePending).WithHint("ask again in a moment"))
+			return 0
+		}
+		return r.ProposeConf(change, kind, b, done)
+	})
+}
+
+// ReadIndex returns once everything committed before the call is applied here
+// (Raft thesis, section 6.4).
+func (c *core) ReadIndex(ctx context.Context) error {
+	ch := make(chan error, 1)
+	var id uint64
+	c.post(func(r *replica.Replica) error {
+		id = r.ReadIndex(func(_ uint64, err error) { ch <- err })
+		return nil
+	})
+	select {
+	case err := <-ch:
+		return err
+	case <-ctx.Done():
+		c.post(func(r *replica.Replica) error { r.Cancel(id); return nil })
+		return fault.New(fault.Timeout, "read", ctx.Err())
+	case <-c.done:
+		return errStopping()
+	}
+}
+
+func (c *core) appendWorker(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.appends.ready:
+		}
+		if err := c.appendAll(ctx, c.appends.drain()); err != nil {
+			return err
+		}
+	}
+}
+
+// appendAll writes queued jobs, as many as possible in one synced batch (group
+// commit), and reports them in order.
+func (c *core) appendAll(ctx context.Context, work []appendWork) error {
+	for len(work) > 0 {
+		if work[0].truncate > 0 {
+			if err := c.log.Truncate(work[0].truncate); err != nil {
+				return err
+			}
+			work = work[1:]
+			continue
+		}
+		n := 1
+		for work[0].job.Snapshot == nil && n < len(work) && work[n].job != nil && work[n].job.Snapshot == nil {
+			n++
+		}
+		jobs := work[:n]
+		work = work[n:]
+		if snap := jobs[0].job.Snapshot; snap != nil {
+			if err := c.appendSnapshot(ctx, jobs[0].job, snap); err != nil {
+				return err
+			}
+		} else if err := c.appendBatch(jobs); err != nil {
+			return err
+		}
+		c.post(func(r *replica.Replica) error {
+			for _, w := range jobs {
+				if err := r.AppendDone(w.job); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	return nil
+}
+
+func (c *core) appendBatch(jobs []appendWork) error {
+	var b raftlog.Batch
+	sync := false
+	for _, w := range jobs {
+		if es := w.job.Entries; len(es) > 0 {
+			// A later job may replace what an earlier one of this batch appends.
+			for len(b.Entries) > 0 && b.Entries[len(b.Entries)-1].GetIndex() >= es[0].GetIndex() {
+				b.Entries = b.Entries[:len(b.Entries)-1]
+			}
+			b.Entries = append(b.Entries, es...)
+		}
+		if w.job.HardState != nil {
+			b.HardState = w.job.HardState
+		}
+		sync = sync || w.job.MustSync
+	}
+	return c.log.Append(b, sync)
+}
+
+// appendSnapshot makes a verified state directory the current one: the batch
+// that resets the log carries the pointer to it, then the apply worker, which
+// has nothing older left to do, moves over.
+func (c *core) appendSnapshot(ctx context.Context, job *replica.AppendJob, snap *raftpb.Snapshot) error {
+	n, open, err := c.install(snap)
+	if err != nil {
+		return err
+	}
+	pos := ident.Position{Term: snap.GetMetadata().GetTerm(), Index: snap.GetMetadata().GetIndex()}
+	if err := c.log.Append(raftlog.Batch{HardState: job.HardState, Reset: &raftlog.Reset{Position: pos, State: n}}, true); err != nil {
+		return err
+	}
+	moved := make(chan struct{})
+	c.applies.push(applyWork{run: func() error {
+		defer close(moved)
+		return c.state.replace(open)
+	}})
+	select {
+	case <-moved:
+		return nil
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+func (c *core) applyWorker(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.applies.ready:
+		}
+		for _, w := range c.applies.drain() {
+			if w.run != nil {
+				if err := w.run(); err != nil {
+					return err
+				}
+				continue
+			}
+			if err := c.applyJob(w.job); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// purgeSteps bounds the compacted history removed after each job.
+const purgeSteps = 256
+
+func (c *core) applyJob(job *replica.ApplyJob) error {
+	m := c.state.machine()
+	results := make([]state.Result, 0, len(job.Entries))
+	for _, e := range job.Entries {
+		res, err := m.Apply(e)
+		if err != nil {
+			return err
+		}
+		results = append(results, res)
+	}
+	if _, err := m.Purge(purgeSteps); err != nil {
+		return err
+	}
+	c.applied(results)
+	c.post(func(r *replica.Replica) error { return r.ApplyDone(job, results) })
+	return nil
+}

@@ -1,0 +1,112 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+)
+
+// door hands the connections of one address to one gRPC server at a time. A
+// node that waits for its seed is served by one server and, from the moment
+// its Raft runs, by another, without the address ever being closed: whoever
+// follows a join keeps its connection, new ones reach the running member.
+type door struct {
+	listeners []net.Listener
+
+	mu      sync.Mutex
+	current *room
+	closed  bool
+}
+
+func newDoor(listeners []net.Listener) *door { return &door{listeners: listeners} }
+
+// run accepts until ctx ends, then closes the address and stops all servers.
+func (d *door) run(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	for _, l := range d.listeners {
+		g.Go(func() error { return d.accept(gctx, l) })
+	}
+	g.Go(func() error {
+		<-gctx.Done()
+		d.shut()
+		return nil
+	})
+	return g.Wait()
+}
+
+func (d *door) shut() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	for _, l := range d.listeners {
+		l.Close() //nolint:errcheck // closing is how accept ends; there is nothing to lose
+	}
+}
+
+func (d *door) accept(ctx context.Context, l net.Listener) error {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			return err
+		}
+		d.mu.Lock()
+		r := d.current
+		d.mu.Unlock()
+		if r == nil || !r.enter(conn) {
+			conn.Close() //nolint:errcheck // nobody is in; the caller tries again
+		}
+	}
+}
+
+// serve runs srv for new connections until ctx ends or another server takes
+// over and srv is stopped.
+func (d *door) serve(ctx context.Context, srv *grpc.Server) error {
+	r := &room{conns: make(chan net.Conn), left: make(chan struct{}), addr: d.listeners[0].Addr()}
+	d.mu.Lock()
+	d.current = r
+	d.mu.Unlock()
+	stop := context.AfterFunc(ctx, srv.Stop)
+	defer stop()
+	err := srv.Serve(r)
+	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
+		return nil
+	}
+	return err
+}
+
+// room is the listener that a gRPC server sees.
+type room struct {
+	conns chan net.Conn
+	left  chan struct{}
+	once  sync.Once
+	addr  net.Addr
+}
+
+func (r *room) enter(c net.Conn) bool {
+	select {
+	case r.conns <- c:
+		return true
+	case <-r.left:
+		return false
+	}
+}
+
+// Accept, Close and Addr implement net.Listener.
+func (r *room) Accept() (net.Conn, error) {
+	select {
+	case c := <-r.conns:
+		return c, nil
+	case <-r.left:
+		return nil, net.ErrClosed
+	}
+}
+
+func (r *room) Close() error   { r.once.Do(func() { close(r.left) }); return nil }
+func (r *room) Addr() net.Addr { return r.addr }

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/node/clusterapi"
+	"github.com/chainfire/cfseed/node/etcdapi"
+	"github.com/chainfire/cfseed/node/replica"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+)
+
+// etcdVersion is the release of etcd whose API is served.
+const etcdVersion = "3.7.0"
+
+// etcdBackend is the running member as etcd's services see it
+// (etcdapi.Backend). What only the leader can do goes through the same
+// forwarding as the cluster's own services.
+type etcdBackend struct {
+	b       *backend
+	cluster *clusterapi.Service
+	leader  *leaderWatch
+}
+
+func (e etcdBackend) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
+	res, err := e.b.core.Propose(ctx, kind, body)
+	if err != nil && res.Index != 0 { // refused when it was applied
+		res.Err, err = err, nil
+	}
+	return res, err
+}
+
+func (e etcdBackend) ReadIndex(ctx context.Context) error { return e.b.core.ReadIndex(ctx) }
+
+func (e etcdBackend) Range(ctx context.Context, req *pb.RangeRequest) (res *pb.RangeResponse, err error) {
+	err = e.b.state.read(func(m *state.Machine) (err error) { res, err = m.Range(ctx, req); return err })
+	return res, err
+}
+
+func (e etcdBackend) TxnRead(ctx context.Context, req *pb.TxnRequest) (res *pb.TxnResponse, err error) {
+	err = e.b.state.read(func(m *state.Machine) (err error) { res, err = m.TxnRead(ctx, req); return err })
+	return res, err
+}
+
+func (e etcdBackend) Header() *pb.ResponseHeader {
+	m := e.b.state.machine()
+	return &pb.ResponseHeader{ClusterId: m.Cluster().GetClusterId(), MemberId: e.b.self, Revision: m.Revision(),
+		RaftTerm: e.leader.term()}
+}
+
+func (e etcdBackend) Role() (leader uint64, learner bool) {
+	return e.leader.current(), e.b.state.machine().Member(e.b.self).GetLearner()
+}
+
+func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {
+	var st replica.Status
+	if err := e.b.core.status(ctx, &st); err != nil {
+		return etcdapi.Status{}, err
+	}
+	size := int64(e.b.dbBytes())
+	_, learner := e.Role()
+	return etcdapi.Status{Version: etcdVersion, DBSize: size, DBSizeInUse: size, Leader: st.Leader, RaftIndex: st.Commit,
+		RaftTerm: st.Term, AppliedIndex: e.b.state.machine().Applied().Index, IsLearner: learner}, nil
+}
+
+func (e etcdBackend) Members() []*entryv1.MemberRecord { return e.b.state.machine().Members() }
+
+// AddMember reserves an ID (S6): the newcomer seeds itself, is added as a
+// learner and promoted, so that a quorum never counts a node without a log.
+func (e etcdBackend) AddMember(ctx context.Context, req *pb.MemberAddRequest) (*entryv1.MemberRecord, []*entryv1.MemberRecord, error) {
+	rec, err := e.cluster.ReserveMember(ctx, &entryv1.ReserveMember{PeerUrls: req.GetPeerURLs(), StayLearner: req.GetIsLearner()})
+	if err != nil {
+		return nil, nil, err
+	}
+	return rec, e.Members(), nil
+}
+
+func (e etcdBackend) RemoveMember(ctx context.Context, id uint64) error {
+	return e.cluster.RemoveMember(ctx, id)
+}
+
+func (e etcdBackend) PromoteMember(ctx context.Context, id uint64) error {
+	return e.cluster.PromoteMember(ctx, id)
+}
+
+func (e etcdBackend) UpdateMember(ctx context.Context, id uint64, peerURLs []string) error {
+	return e.cluster.UpdateMember(ctx, id, peerURLs)
+}

@@ -1,0 +1,144 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
+	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/node/peer"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+// fronts are the addresses of a node. They are opened before anything else
+// happens, so that a port in use is told at once and port 0 is known.
+type fronts struct {
+	client, peer *door
+	metrics      []net.Listener
+}
+
+// openFronts listens and completes the advertised URLs in cfg.
+func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
+	f := &fronts{}
+	var opened []net.Listener
+	open := func(urls []string) ([]net.Listener, []string, error) {
+		var ls []net.Listener
+		var got []string
+		for _, s := range urls {
+			u, err := netsec.ParseURL(s)
+			if err != nil {
+				return nil, nil, err
+			}
+			l, actual, err := u.Listen(ctx)
+			if err != nil {
+				return nil, nil, err
+			}
+			ls, got, opened = append(ls, l), append(got, actual.String()), append(opened, l)
+		}
+		return ls, got, nil
+	}
+	clients, clientURLs, err := open(cfg.ListenClient)
+	if err != nil {
+		return nil, errors.Join(err, closeAll(opened))
+	}
+	peers, peerURLs, err := open(cfg.ListenPeer)
+	if err != nil {
+		return nil, errors.Join(err, closeAll(opened))
+	}
+	if f.metrics, _, err = open(cfg.ListenMetrics); err != nil {
+		return nil, errors.Join(err, closeAll(opened))
+	}
+	f.client, f.peer = newDoor(clients), newDoor(peers)
+	if len(cfg.AdvertiseClient) == 0 {
+		cfg.AdvertiseClient = clientURLs
+	}
+	if len(cfg.AdvertisePeer) == 0 {
+		cfg.AdvertisePeer = peerURLs
+	}
+	slices.Sort(cfg.AdvertisePeer)
+	if cfg.InitialCluster == "" {
+		for i, u := range cfg.AdvertisePeer {
+			if i > 0 {
+				cfg.InitialCluster += ","
+			}
+			cfg.InitialCluster += cfg.Name + "=" + u
+		}
+	}
+	return f, nil
+}
+
+func closeAll(ls []net.Listener) error {
+	var errs []error
+	for _, l := range ls {
+		errs = append(errs, l.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// run keeps the doors until ctx ends.
+func (f *fronts) run(ctx context.Context, registry *prometheus.Registry) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return f.client.run(gctx) })
+	g.Go(func() error { return f.peer.run(gctx) })
+	if len(f.metrics) > 0 {
+		mux := http.NewServeMux()
+		mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+		srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+		for _, l := range f.metrics {
+			g.Go(func() error {
+				if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+					return err
+				}
+				return nil
+			})
+		}
+		g.Go(func() error { <-gctx.Done(); return srv.Close() })
+	}
+	return g.Wait()
+}
+
+// newServer makes a gRPC server for the listeners of urls: TLS where they say
+// so, every RPC through the gate, faults mapped to statuses.
+func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerOption) (*grpc.Server, error) {
+	opts := append(transfer.ServerOptions(), peer.ServerOptions()...)
+	if len(urls) > 0 {
+		u, err := netsec.ParseURL(urls[0])
+		if err != nil {
+			return nil, err
+		}
+		creds, err := files.ServerCredentials(u)
+		if err != nil {
+			return nil, err
+		}
+		opts = append(opts, grpc.Creds(creds))
+	}
+	opts = append(opts,
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, h grpc.UnaryHandler) (any, error) {
+			res, err := h(ctx, req)
+			return res, rpcfault.ToStatus(err)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
+			return rpcfault.ToStatus(h(srv, ss))
+		}))
+	opts = append(opts, more...)
+	return grpc.NewServer(append(opts, netsec.Gate(n.cfg.Authorize).ServerOptions()...)...), nil
+}
+
+// dial connects to a member or newcomer by URL; peers' certificates are used,
+// since it is members' addresses that a node dials.
+func (n *node) dial(_ context.Context, url string) (*grpc.ClientConn, error) {
+	return netsec.Dial(url, n.cfg.PeerTLS, peer.DialOptions()...)
+}
+
+func (n *node) dialPeer(url string) (*grpc.ClientConn, error) {
+	return netsec.Dial(url, n.cfg.PeerTLS, peer.DialOptions()...)
+}

@@ -1,0 +1,139 @@
+package join
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// retryPause is how long a call waits before it asks the next member; short
+// against an election, so that a change of leader costs one election only.
+const retryPause = 100 * time.Millisecond
+
+// client asks any member of a list and goes on to the next one when a member
+// is not there or has no leader to forward to.
+type client struct {
+	dial      Dialer
+	endpoints []string
+	next      int
+	conn      *grpc.ClientConn
+}
+
+func newClient(dial Dialer, endpoints []string) *client {
+	return &client{dial: dial, endpoints: endpoints}
+}
+
+func (c *client) Close() error {
+	if c.conn == nil {
+		return nil
+	}
+	err := c.conn.Close()
+	c.conn = nil
+	return err
+}
+
+// call runs fn against the members in turn until one answers with success or
+// with an error that another member would give as well. It gives up when
+// nobody has answered for patience.
+func (c *client) call(ctx context.Context, op string, patience time.Duration, fn func(context.Context, *grpc.ClientConn) error) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, patience,
+		fault.Newf(fault.Timeout, op, "no member answered within %s", patience).
+			WithHint("check the endpoints and that the cluster has a leader"))
+	defer cancel()
+	if len(c.endpoints) == 0 {
+		return fault.Newf(fault.Usage, op, "no endpoint of the cluster is known")
+	}
+	var last error
+	for {
+		err := c.once(ctx, fn)
+		if err == nil {
+			return nil
+		}
+		if err = rpcfault.FromStatus(op, err); !retryable(err) {
+			return err
+		}
+		if ctx.Err() == nil {
+			last = err
+		}
+		if serr := sleep(ctx, retryPause); serr != nil {
+			if last != nil && fault.Is(serr, fault.Timeout) {
+				return fault.Newf(fault.CodeOf(last), op, "%w", last).WithHint("%s", fault.HintOf(serr))
+			}
+			return serr
+		}
+	}
+}
+
+func (c *client) once(ctx context.Context, fn func(context.Context, *grpc.ClientConn) error) error {
+	if c.conn == nil {
+		conn, err := c.dial(ctx, c.endpoints[c.next%len(c.endpoints)])
+		if err != nil {
+			c.next++
+			return err
+		}
+		c.conn = conn
+	}
+	err := fn(ctx, c.conn)
+	if err != nil && retryable(rpcfault.FromStatus("", err)) {
+		c.next++
+		return errors.Join(err, c.Close())
+	}
+	return err
+}
+
+func retryable(err error) bool {
+	switch fault.CodeOf(err) {
+	case fault.Unreachable, fault.NotLeader, fault.Timeout:
+		return true
+	}
+	return false
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return asFault(ctx)
+	case <-t.C:
+		return nil
+	}
+}
+
+// asFault gives the reason a context ended as a typed error.
+func asFault(ctx context.Context) error {
+	return rpcfault.FromStatus("join", context.Cause(ctx))
+}
+
+// watchdog ends a wait in which nothing moves.
+type watchdog struct {
+	patience time.Duration
+	now      func() time.Time
+	last     time.Time
+	match    uint64
+	seen     bool
+}
+
+func newWatchdog(patience time.Duration, now func() time.Time) *watchdog {
+	return &watchdog{patience: patience, now: now, last: now()}
+}
+
+func (w *watchdog) reset() { w.last = w.now() }
+
+func (w *watchdog) check(st *chainfirev1.JoinStatusResponse) error {
+	if !w.seen || st.GetMatch() > w.match {
+		w.seen, w.match, w.last = true, st.GetMatch(), w.now()
+		return nil
+	}
+	if w.now().Sub(w.last) < w.patience {
+		return nil
+	}
+	return fault.Newf(fault.Timeout, "catch up", "%s", describe(st)).
+		WithHint("see the newcomer's log; check that the leader can reach its peer URL")
+}

@@ -1,0 +1,297 @@
+// Package join is the newcomer's side of a join: the phases that turn an empty
+// data directory into a caught-up member.
+//
+//	reserve   the cluster lists the newcomer and gives it an ID
+//	seed      a snapshot of a running member is streamed into staging/
+//	verify    all of it is read back, then installed; identity commits it
+//	admit     the ID is bound to the directory, the ticket checked, the learner added
+//	catch_up  the leader's log closes the gap
+//	promote   the learner becomes a voter (unless it stays a learner)
+//
+// Prepare runs the first three and needs no Raft; Bind comes before the node's
+// Raft first starts, Admit and CatchUp after (safety rules S1, S4 and S6 of
+// ARCHITECTURE.md). Every phase may be run again: the reservation is found by
+// name and directory nonce, the stage resumes, and an admission that went
+// through answers as it did the first time. Clean-up of a join that is given
+// up belongs to the cluster, not to this package.
+package join
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+// Phase names, in order.
+const (
+	PhaseReserve = "reserve"
+	PhaseSeed    = "seed"
+	PhaseVerify  = "verify"
+	PhaseAdmit   = "admit"
+	PhaseCatchUp = "catch_up"
+	PhasePromote = "promote"
+)
+
+// Dialer opens a connection to a member; the caller closes it.
+type Dialer func(ctx context.Context, endpoint string) (*grpc.ClientConn, error)
+
+// Config is what a newcomer knows of itself and of the cluster it joins.
+type Config struct {
+	Dir       *datadir.Dir
+	Directory ident.Nonce // the nonce this directory will keep
+	Name      string
+	PeerURLs  []string
+	Endpoints []string      // members' client or peer addresses, preferred first
+	Learner   bool          // stay a learner
+	Reserved  uint64        // reservation made for us; 0 = make one
+	Cluster   ident.Cluster // zero = whatever cluster answers
+
+	Dial        Dialer
+	DialSeed    transfer.DialFunc
+	Parallel    int
+	RateLimit   int64 // bytes per second; 0 = none
+	Compression string
+	IdleTimeout time.Duration // no progress for this long ends a step
+	LeaseTTL    time.Duration
+	LeaseBytes  uint64
+
+	Logger  *slog.Logger
+	Started func(phase string)        // may be nil
+	Moved   func(p transfer.Progress) // may be nil
+	Now     func() time.Time
+}
+
+// Outcome is what Prepare achieved.
+type Outcome struct {
+	Identity        datadir.Identity
+	Result          transfer.PullResult // zero when AlreadyComplete
+	Revision        int64
+	AlreadyComplete bool
+	Reserved        *chainfirev1.ReserveResponse
+}
+
+// Newcomer runs the phases. It is used by one goroutine.
+type Newcomer struct {
+	cfg     Config
+	cluster *client
+	phases  []*chainfirev1.Phase
+	began   time.Time
+	current string
+}
+
+// New returns a newcomer; nothing happens before Prepare.
+func New(cfg Config) *Newcomer {
+	if cfg.IdleTimeout == 0 {
+		cfg.IdleTimeout = time.Minute
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Newcomer{cfg: cfg, cluster: newClient(cfg.Dial, cfg.Endpoints)}
+}
+
+// Close releases the connections.
+func (n *Newcomer) Close() error { return n.cluster.Close() }
+
+// Phases gives the finished phases with their durations.
+func (n *Newcomer) Phases() []*chainfirev1.Phase { n.finishPhase(); return n.phases }
+
+func (n *Newcomer) startPhase(name string) {
+	n.finishPhase()
+	n.current, n.began = name, n.cfg.Now()
+	if n.cfg.Started != nil {
+		n.cfg.Started(name)
+	}
+}
+
+func (n *Newcomer) finishPhase() {
+	if n.current == "" {
+		return
+	}
+	n.phases = append(n.phases, &chainfirev1.Phase{Name: n.current, Seconds: n.cfg.Now().Sub(n.began).Seconds()})
+	n.current = ""
+}
+
+// Prepare reserves, seeds, verifies and installs. A directory that already
+// holds a complete seed is left as it is. The caller holds the directory's lock.
+func (n *Newcomer) Prepare(ctx context.Context) (*Outcome, error) {
+	have, err := n.cfg.Dir.ReadIdentity()
+	switch {
+	case err == nil && have.Seed == nil:
+		return nil, fault.Newf(fault.Refused, "join", "the directory already holds a member").
+			At(n.cfg.Dir.Path()).WithHint("start it without --join, or give the newcomer an empty directory")
+	case err == nil:
+		return n.complete(ctx, have)
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, err
+	}
+	n.startPhase(PhaseReserve)
+	res, err := n.reserve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if res.GetAlreadyMember() {
+		return nil, fault.Newf(fault.Refused, "join", "member %s is in the cluster already, but its directory is gone",
+			ident.FormatID(res.GetMemberId())).
+			WithHint("remove it with `cfseed member remove %s`, then join under a new ID", ident.FormatID(res.GetMemberId()))
+	}
+	return n.seed(ctx, res)
+}
+
+// complete is the case of a directory that was seeded before, by pull or push.
+func (n *Newcomer) complete(ctx context.Context, id datadir.Identity) (*Outcome, error) {
+	out := &Outcome{Identity: id, AlreadyComplete: true}
+	if n.cfg.Cluster != (ident.Cluster{}) && !n.cfg.Cluster.Same(id.Cluster) {
+		return nil, fault.Newf(fault.Refused, "join", "the seed is of cluster %s", ident.FormatID(id.Cluster.ID)).
+			At(n.cfg.Dir.Path()).WithHint("give the newcomer an empty directory")
+	}
+	n.cfg.Cluster, n.cfg.Directory = id.Cluster, id.Directory
+	n.startPhase(PhaseReserve)
+	res, err := n.reserve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out.Reserved = res
+	if id.MemberID != 0 && id.MemberID != res.GetMemberId() {
+		return nil, fault.Newf(fault.Refused, "join", "the directory belongs to member %s, the cluster reserved %s",
+			ident.FormatID(id.MemberID), ident.FormatID(res.GetMemberId())).
+			At(n.cfg.Dir.Path()).WithHint("IDs are never used again; give the newcomer an empty directory")
+	}
+	if id.MemberID == 0 {
+		id.MemberID = res.GetMemberId()
+		if n.cfg.Name != "" {
+			id.Name = n.cfg.Name
+		}
+		if err := n.cfg.Dir.CommitIdentity(id); err != nil {
+			return nil, err
+		}
+		out.Identity = id
+	}
+	return out, nil
+}
+
+func (n *Newcomer) reserve(ctx context.Context) (*chainfirev1.ReserveResponse, error) {
+	req := &chainfirev1.ReserveRequest{
+		Name: n.cfg.Name, PeerUrls: n.cfg.PeerURLs, StayLearner: n.cfg.Learner,
+		DirectoryNonce: n.cfg.Directory.Bytes(),
+	}
+	var res *chainfirev1.ReserveResponse
+	err := n.cluster.call(ctx, "reserve", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
+		res, err = chainfirev1.NewAdmissionClient(c).Reserve(ctx, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	genesis, err := ident.NonceFrom(res.GetGenesisNonce())
+	if err != nil {
+		return nil, fault.New(fault.Corrupt, "reserve", err)
+	}
+	got := ident.Cluster{ID: res.GetClusterId(), Genesis: genesis}
+	if n.cfg.Cluster != (ident.Cluster{}) && !n.cfg.Cluster.Same(got) {
+		return nil, fault.Newf(fault.Refused, "reserve", "cluster %s answers, %s was expected",
+			ident.FormatID(got.ID), ident.FormatID(n.cfg.Cluster.ID)).
+			WithHint("check the endpoints; a directory is tied to one cluster")
+	}
+	if n.cfg.Reserved != 0 && n.cfg.Reserved != res.GetMemberId() {
+		return nil, fault.Newf(fault.Refused, "reserve", "reservation %s was replaced by %s",
+			ident.FormatID(n.cfg.Reserved), ident.FormatID(res.GetMemberId()))
+	}
+	n.cfg.Cluster = got
+	return res, nil
+}
+
+// Bind ties the member ID to the directory; it must be through before Raft
+// first starts there (S4).
+func (n *Newcomer) Bind(ctx context.Context, id datadir.Identity) error {
+	n.startPhase(PhaseAdmit)
+	req := &chainfirev1.BindRequest{ClusterId: id.Cluster.ID, GenesisNonce: id.Cluster.Genesis.Bytes(),
+		MemberId: id.MemberID, DirectoryNonce: id.Directory.Bytes()}
+	return n.cluster.call(ctx, "bind", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) error {
+		_, err := chainfirev1.NewAdmissionClient(c).Bind(ctx, req)
+		return err
+	})
+}
+
+// Admit brings the ticket; it returns when the learner is part of the
+// configuration. Reseed and LeaseLost mean the seed is too old.
+func (n *Newcomer) Admit(ctx context.Context, id datadir.Identity) (*chainfirev1.AdmitResponse, error) {
+	if id.Seed == nil {
+		return nil, fault.Newf(fault.Internal, "admit", "a directory without a seed has no ticket")
+	}
+	req := &chainfirev1.AdmitRequest{Ticket: ticketOf(id)}
+	var res *chainfirev1.AdmitResponse
+	err := n.cluster.call(ctx, "admit", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
+		res, err = chainfirev1.NewAdmissionClient(c).Admit(ctx, req)
+		return err
+	})
+	return res, err
+}
+
+// CatchUp waits until the leader sees the newcomer caught up and, unless it
+// stays a learner, promoted. The match index must rise within IdleTimeout.
+func (n *Newcomer) CatchUp(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
+	n.startPhase(PhaseCatchUp)
+	watch := newWatchdog(n.cfg.IdleTimeout, n.cfg.Now)
+	for {
+		st, err := n.joinStatus(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		m := st.GetMember()
+		caughtUp := st.GetProgressState() == "replicate" && st.GetLastIndex()-min(st.GetMatch(), st.GetLastIndex()) <= 64
+		switch {
+		case m.GetState() == "removed":
+			return nil, fault.Newf(fault.Refused, "catch up", "member %s was removed while it joined", ident.FormatID(id))
+		case m.GetRole() == "voter":
+			return st, nil
+		case caughtUp && n.cfg.Learner:
+			return st, nil
+		case caughtUp && n.current == PhaseCatchUp:
+			n.startPhase(PhasePromote)
+			watch.reset()
+		}
+		if err := watch.check(st); err != nil {
+			return st, err
+		}
+		if err := sleep(ctx, 25*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (n *Newcomer) joinStatus(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
+	var st *chainfirev1.JoinStatusResponse
+	err := n.cluster.call(ctx, "join status", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
+		st, err = chainfirev1.NewAdmissionClient(c).JoinStatus(ctx, &chainfirev1.JoinStatusRequest{MemberId: id})
+		return err
+	})
+	return st, err
+}
+
+var _ io.Closer = (*Newcomer)(nil)
+
+// NotInitialised names the three ways in which a learner stays behind.
+func describe(st *chainfirev1.JoinStatusResponse) string {
+	reason := "not_progressing"
+	switch {
+	case st.GetSecondsSinceContact() < 0:
+		reason = "never_contacted"
+	case st.GetMatch() == 0:
+		reason = "contacted_not_initialised"
+	}
+	return fmt.Sprintf("%s (match %d of %d, state %s, last contact %.1f s ago)", reason, st.GetMatch(),
+		st.GetLastIndex(), st.GetProgressState(), st.GetSecondsSinceContact())
+}

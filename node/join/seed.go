@@ -1,0 +1,136 @@
+package join
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+// nonceFile keeps the directory's nonce until identity takes it over, below
+// staging/: 32 hex digits.
+const nonceFile = "directory-nonce"
+
+// DirectoryNonce finds or makes the nonce of a directory that has no identity
+// yet. It survives a crash, so that a newcomer who tries again is known.
+func DirectoryNonce(d *datadir.Dir, random io.Reader) (ident.Nonce, error) {
+	const op = "directory nonce"
+	path := d.FS().PathJoin(d.Staging(), nonceFile)
+	if n, err := readNonce(d, path); err == nil {
+		return n, nil
+	} else if !errors.Is(err, os.ErrNotExist) && !fault.Is(err, fault.Corrupt) {
+		return n, err
+	}
+	var n ident.Nonce
+	if _, err := io.ReadFull(random, n[:]); err != nil {
+		return n, fault.New(fault.Internal, op, err)
+	}
+	if err := d.Begin(); err != nil {
+		return n, err
+	}
+	return n, datadir.WriteFileSynced(d.FS(), path, []byte(n.String()))
+}
+
+func readNonce(d *datadir.Dir, path string) (ident.Nonce, error) {
+	var n ident.Nonce
+	f, err := d.FS().Open(path)
+	if err != nil {
+		return n, err
+	}
+	text, err := io.ReadAll(io.LimitReader(f, 64))
+	if err = errors.Join(err, f.Close()); err != nil {
+		return n, fault.New(fault.Internal, "directory nonce", err).At(path)
+	}
+	b, err := hex.DecodeString(string(text))
+	if err != nil || len(b) != len(n) {
+		return n, fault.Newf(fault.Corrupt, "directory nonce", "not 32 hex digits").At(path)
+	}
+	copy(n[:], b)
+	return n, nil
+}
+
+// PositionOf is the wire form of a position.
+func PositionOf(p ident.Position) *entryv1.Position {
+	return &entryv1.Position{Term: p.Term, Index: p.Index}
+}
+
+// ticketOf is what a seeded directory brings to admission.
+func ticketOf(id datadir.Identity) *chainfirev1.JoinTicket {
+	return &chainfirev1.JoinTicket{ClusterId: id.Cluster.ID, GenesisNonce: id.Cluster.Genesis.Bytes(), MemberId: id.MemberID,
+		Position: PositionOf(id.Seed.Position), ManifestRoot: id.Seed.ManifestRoot[:], LeaseId: id.Seed.LeaseID}
+}
+
+// seed streams a snapshot into staging/, verifies and installs it.
+func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (*Outcome, error) {
+	n.startPhase(PhaseSeed)
+	var stage *snapshot.Stage
+	result, err := transfer.Pull(ctx, transfer.PullConfig{
+		Endpoints: n.cfg.Endpoints, Dial: n.cfg.DialSeed, Cluster: n.cfg.Cluster,
+		MemberID: res.GetMemberId(), Target: n.cfg.Name, TTL: n.cfg.LeaseTTL, CapBytes: n.cfg.LeaseBytes,
+		WantRoot: stagedRoot(n.cfg.Dir), Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
+		IdleTimeout: n.cfg.IdleTimeout, Progress: n.cfg.Moved, Notify: n.notify, Logger: n.cfg.Logger,
+		OpenStage: func(manifest []byte) (transfer.Stage, error) {
+			s, err := snapshot.OpenStage(ctx, n.cfg.Dir, manifest)
+			if err != nil {
+				return nil, err
+			}
+			stage = s
+			return Staged{s}, nil
+		}})
+	if err != nil {
+		return nil, err
+	}
+	n.startPhase(PhaseVerify)
+	id := datadir.Identity{Cluster: n.cfg.Cluster, MemberID: res.GetMemberId(), Directory: n.cfg.Directory, Name: n.cfg.Name,
+		Seed: &datadir.SeedRef{Position: result.Meta.Position, ManifestRoot: result.Meta.Root, LeaseID: result.LeaseID}}
+	if err := stage.Install(ctx, id, snapshot.InstallOptions{}); err != nil {
+		return nil, err
+	}
+	if id, err = n.cfg.Dir.ReadIdentity(); err != nil {
+		return nil, err
+	}
+	n.finishPhase()
+	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Reserved: res}, nil
+}
+
+func (n *Newcomer) notify(ev transfer.Event) {
+	if n.cfg.Logger == nil {
+		return
+	}
+	n.cfg.Logger.Info("seed", "event", string(ev.Kind), "source", ev.Source, "next", ev.Next, "err", ev.Err,
+		"bytes_kept", ev.BytesKept, "bytes_lost", ev.BytesLost)
+}
+
+// stagedRoot names the seed that an earlier attempt has staged in part.
+func stagedRoot(d *datadir.Dir) []byte {
+	root, ok := snapshot.StagedRoot(d)
+	if !ok {
+		return nil
+	}
+	return root[:]
+}
+
+// Staged is a snapshot.Stage as transfer wants it. Closing leaves the stage
+// open for Verify and Install, which end it; what is staged stays.
+type Staged struct{ *snapshot.Stage }
+
+// Missing lists what is not there yet.
+func (s Staged) Missing() []transfer.Range {
+	var out []transfer.Range
+	for _, r := range s.Stage.Missing() {
+		out = append(out, transfer.Range{File: r.File, First: r.First, Count: r.Count})
+	}
+	return out
+}
+
+// Close implements transfer.Stage.
+func (s Staged) Close() error { return nil }

@@ -1,0 +1,355 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	mrand "math/rand/v2"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.etcd.io/raft/v3/raftpb"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/store"
+	"github.com/chainfire/cfseed/node/clusterapi"
+	"github.com/chainfire/cfseed/node/etcdapi"
+	"github.com/chainfire/cfseed/node/join"
+	"github.com/chainfire/cfseed/node/peer"
+	"github.com/chainfire/cfseed/node/raftloop"
+	"github.com/chainfire/cfseed/node/replica"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/raftlog"
+)
+
+// member is a running member: what runMember has put together.
+type member struct {
+	n          *node
+	identity   *identityBox
+	cache      *pebble.Cache
+	log        *raftlog.Log
+	state      *stateBox
+	core       *core
+	transport  *peer.Transport
+	membership *membership
+	driver     *driver
+	seeds      *seeds
+	backend    *backend
+	leader     *leaderWatch
+	fatal      chan error // one slot: corruption found by the storage engine
+}
+
+// runMember runs the member until ctx ends. beside, if any, runs next to it
+// (the end of a join); its failure ends the member.
+func (n *node) runMember(ctx context.Context, id datadir.Identity, beside func(context.Context) error) (err error) {
+	m, err := n.openMember(id)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, m.close()) }()
+	return m.run(ctx, beside)
+}
+
+// openMember opens the stores of a complete directory and checks one against
+// the other (S3).
+func (n *node) openMember(id datadir.Identity) (m *member, err error) {
+	m = &member{n: n, identity: &identityBox{dir: n.dir, id: id}, cache: pebble.NewCache(n.cfg.CacheBytes), fatal: make(chan error, 1), state: &stateBox{}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, m.close())
+		}
+	}()
+	if err := n.dir.RemoveStaging(); err != nil {
+		return m, err
+	}
+	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt)); err != nil {
+		return m, err
+	}
+	if m.state.m, err = m.openState(m.log.State()); err != nil {
+		return m, err
+	}
+	if err := m.removeOldStates(); err != nil {
+		return m, err
+	}
+	if err := m.log.Reconcile(m.state.m.Applied()); err != nil {
+		return m, err
+	}
+	return m, m.assemble()
+}
+
+func (m *member) openState(num uint64) (*state.Machine, error) {
+	st, err := store.Open(m.n.dir.State(num), storeOptions(m.n.cfg, m.cache, m.corrupt))
+	if err != nil {
+		return nil, err
+	}
+	machine, err := state.Open(st)
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	return machine, nil
+}
+
+// corrupt hears of damage that the storage engine meets; the process stops
+// with a typed error and the node is to be seeded anew.
+func (m *member) corrupt(err error) {
+	select {
+	case m.fatal <- fault.New(fault.Corrupt, "storage", err).
+		WithHint("run `cfseed verify --data-dir`, then remove this member and join with an empty directory"):
+	default:
+	}
+}
+
+// assemble wires the parts; nothing runs yet.
+func (m *member) assemble() error {
+	n := m.n
+	id := m.identity.get()
+	boot, err := newNonce(n.cfg.Rand)
+	if err != nil {
+		return err
+	}
+	m.leader = newLeaderWatch()
+	m.membership = newMembership()
+	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, done: make(chan struct{}),
+		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
+		applied: m.membership.applied, onRole: m.leader.set}
+	if m.seeds, err = newSeeds(m); err != nil {
+		return err
+	}
+	inst := &installer{m: m, pending: map[uint64]uint64{}}
+	m.core.install = inst.take
+	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: n.cfg.AdvertisePeer, clientURL: n.cfg.AdvertiseClient,
+		state: m.state, core: m.core, installer: inst}
+	jitter := mrand.New(mrand.NewPCG(binary.LittleEndian.Uint64(boot[:8]), id.MemberID))
+	if m.transport, err = peer.New(peer.Config{Self: handler.hello, Check: handler.check, Handler: handler, Dial: n.dialPeer,
+		SnapshotInfo: m.seeds.raftSnapshotInfo, Refused: m.refused, Registry: n.registry, Logger: n.logger,
+		Rand: jitter.Float64}); err != nil {
+		return err
+	}
+	m.core.send = m.transport.Send
+	m.driver = newDriver(m)
+	m.core.onTick = m.driver.tick
+	conns := &conns{dial: n.dial}
+	m.backend = &backend{self: id.MemberID, core: m.core, log: m.log, state: m.state, transport: m.transport, conns: conns,
+		driver: m.driver, seeds: m.seeds, maxLearners: n.cfg.MaxLearners, dial: n.dial}
+	*m.membership = membership{identity: m.identity, state: m.state, core: m.core, transport: m.transport, logger: n.logger,
+		name: n.cfg.Name, peerURLs: n.cfg.AdvertisePeer, clientURL: n.cfg.AdvertiseClient,
+		changed: m.membership.changed, gone: m.membership.gone}
+	m.core.replica, err = replica.New(replica.Config{ID: id.MemberID, ElectionTicks: n.cfg.ticks(), HeartbeatTicks: 1,
+		Seed: binary.LittleEndian.Uint64(boot[8:]), Boot: binary.LittleEndian.Uint32(boot[:4]),
+		Storage: m.log.Storage(m.confState, m.seeds.raftSnapshot), Applied: m.state.m.Applied().Index,
+		Limits: raftloop.Limits{}, Logger: raftLogger{n.logger}})
+	return err
+}
+
+// confState reads the configuration where it lives, in the state (S2).
+func (m *member) confState() (*raftpb.ConfState, error) {
+	cs := m.state.machine().ConfState()
+	return &raftpb.ConfState{Voters: cs.GetVoters(), Learners: cs.GetLearners()}, nil
+}
+
+// refused hears a peer say no. Some refusals end the process: going on would
+// only repeat them, and a copied directory must not vote.
+func (m *member) refused(_ uint64, err error) {
+	switch {
+	case errors.Is(err, peer.ErrRemoved):
+		m.membership.removed(errRemoved(m.identity.get().MemberID))
+	case errors.Is(err, peer.ErrCopied):
+		m.membership.removed(fault.New(fault.InUse, "node", err).
+			WithHint("this data directory is a copy of one that is running; never start a copy, join with an empty directory"))
+	}
+}
+
+// run starts everything and waits for its end.
+func (m *member) run(ctx context.Context, beside func(context.Context) error) error {
+	// The Ready loop outlives the rest: leadership is handed over while it runs.
+	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopLoop()
+	loops, lctx := errgroup.WithContext(loopCtx)
+	loops.Go(func() error { return m.core.run(lctx) })
+	loops.Go(func() error { return m.transport.Run(lctx) })
+
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return m.membership.run(gctx) })
+	g.Go(func() error { return m.membership.publish(gctx) })
+	g.Go(func() error { return m.flusher(gctx) })
+	g.Go(func() error { return m.seeds.run(gctx) })
+	g.Go(func() error {
+		select {
+		case <-gctx.Done():
+			return nil
+		case err := <-m.fatal:
+			return err
+		case <-lctx.Done():
+			return nil
+		}
+	})
+	if err := m.serve(gctx, g); err != nil {
+		return err // nothing of the group waits for anything but its context
+	}
+	g.Go(func() error { return m.announce(gctx, beside) })
+	stopped := make(chan error, 1)
+	go func() { stopped <- g.Wait() }()
+	var err error
+	select {
+	case err = <-stopped:
+	case <-lctx.Done(): // a loop has ended by itself: the process must not go on (S7)
+		cancel()
+		return errors.Join(loops.Wait(), <-stopped, errLoopEnded())
+	}
+	if err == nil {
+		m.handOver()
+	}
+	stopLoop()
+	return errors.Join(err, loops.Wait())
+}
+
+func errLoopEnded() error {
+	return fault.Newf(fault.Internal, "node", "an internal loop has ended")
+}
+
+// serve registers the services on both addresses.
+func (m *member) serve(ctx context.Context, g *errgroup.Group) error {
+	n := m.n
+	cluster := clusterapi.New(m.backend)
+	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader}, etcdapi.Options{})
+
+	await := n.await
+	if await == nil {
+		await = join.NewAwait(join.AwaitConfig{Name: n.cfg.Name, FreeBytes: n.dir.FreeSpace,
+			Directory: func() ident.Nonce { return m.identity.get().Directory }})
+		await.Member()
+	}
+	peerSrv, err := n.newServer(n.cfg.ListenPeer, n.cfg.PeerTLS)
+	if err != nil {
+		return err
+	}
+	m.transport.Register(peerSrv)
+	cluster.Register(peerSrv)
+	chainfirev1.RegisterSeedServer(peerSrv, m.seeds.server)
+	chainfirev1.RegisterAwaitServer(peerSrv, await)
+	g.Go(func() error { return n.fronts.peer.serve(ctx, peerSrv) })
+
+	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, etcd.ServerOptions()...)
+	if err != nil {
+		return err
+	}
+	etcd.Register(clientSrv)
+	cluster.Register(clientSrv)
+	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
+	g.Go(func() error { return n.fronts.client.serve(ctx, clientSrv) })
+	return nil
+}
+
+// announce prints the ready line once this member can answer clients: there is
+// a leader, what it had committed is applied here, and a join is through.
+func (m *member) announce(ctx context.Context, beside func(context.Context) error) error {
+	if beside != nil {
+		if err := beside(ctx); err != nil {
+			return err
+		}
+	}
+	for ctx.Err() == nil {
+		bctx, cancel := context.WithTimeout(ctx, 5*m.n.cfg.Election)
+		err := m.core.ReadIndex(bctx)
+		cancel()
+		if err == nil {
+			m.n.cfg.Ready(readyLine(m.n.cfg.AdvertiseClient, m.n.cfg.AdvertisePeer, m.identity.get().MemberID))
+			return nil
+		}
+		m.leader.wait(ctx, m.n.cfg.Election)
+	}
+	return nil
+}
+
+// flushEvery bounds the age of applied entries that only the Raft log holds
+// durably, and with that the log replayed after a crash.
+const flushEvery = 30 * time.Second
+
+// flusher makes the applied state durable by age and by log bytes, and tells
+// the driver how far it is, which truncation waits for (S5).
+func (m *member) flusher(ctx context.Context) error {
+	const look, most = time.Second, 64 << 20
+	ticker := time.NewTicker(look)
+	defer ticker.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		err := m.state.read(func(s *state.Machine) error {
+			durable, err := s.Store().DurablePosition()
+			if err != nil {
+				return err
+			}
+			behind := durable.Index < s.Applied().Index
+			if behind && (time.Since(last) > flushEvery || m.log.BytesAfter(durable.Index) > most) {
+				last = time.Now()
+				if err := s.Store().Flush(); err != nil {
+					return err
+				}
+				if durable, err = s.Store().DurablePosition(); err != nil {
+					return err
+				}
+			} else if !behind {
+				last = time.Now()
+			}
+			m.driver.setDurable(durable.Index)
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// handOver gives leadership away before a clean stop, so that writes go on
+// without an election timeout.
+func (m *member) handOver() {
+	ctx, cancel := context.WithTimeout(context.Background(), m.n.cfg.Election)
+	defer cancel()
+	var st replica.Status
+	if err := m.core.status(ctx, &st); err != nil || !st.IsLeader() {
+		return
+	}
+	var best, match uint64
+	for id, p := range st.Progress {
+		if id != st.ID && !p.IsLearner && p.RecentActive && p.Match >= match {
+			best, match = id, p.Match
+		}
+	}
+	if best == 0 {
+		return
+	}
+	var terr error
+	if err := m.core.do(ctx, func(r *replica.Replica) { terr = r.TransferLeader(best) }); err != nil || terr != nil {
+		return
+	}
+	for ctx.Err() == nil && m.leader.current() == st.ID {
+		m.leader.wait(ctx, m.n.cfg.Heartbeat)
+	}
+}
+
+// close ends the stores, the state flushed first, whatever has failed before.
+func (m *member) close() error {
+	var errs []error
+	if m.backend != nil {
+		m.backend.conns.close()
+	}
+	if m.seeds != nil {
+		errs = append(errs, m.seeds.close())
+	}
+	errs = append(errs, m.state.close())
+	if m.log != nil {
+		errs = append(errs, m.log.Close())
+	}
+	m.cache.Unref()
+	return errors.Join(errs...)
+}

@@ -1,0 +1,61 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+
+	"github.com/cockroachdb/pebble/v2"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/internal/state/store"
+	"github.com/chainfire/cfseed/raftlog"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+func logOptions(cfg Config, corrupt func(error)) raftlog.Options {
+	return raftlog.Options{FS: cfg.FS, Logger: cfg.Logger, OnCorruption: corrupt}
+}
+
+func storeOptions(cfg Config, cache *pebble.Cache, corrupt func(error)) store.Options {
+	return store.Options{FS: cfg.FS, Cache: cache, MemTableBytes: cfg.MemTableBytes, Logger: cfg.Logger, OnCorruption: corrupt}
+}
+
+// createStores makes raft/ with a founding member's entries and an empty
+// state-1.
+func createStores(cfg Config, dir *datadir.Dir, entries []*raftpb.Entry) error {
+	if err := raftlog.Bootstrap(dir.Raft(), raftlog.Options{FS: cfg.FS, Logger: cfg.Logger}, entries, 1); err != nil {
+		return err
+	}
+	st, err := store.Open(dir.State(1), store.Options{FS: cfg.FS, Logger: cfg.Logger})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(st.Flush(), st.Close()); err != nil {
+		return err
+	}
+	return datadir.SyncDir(cfg.FS, dir.Path())
+}
+
+// dialTransfer connects to a source or a waiting target.
+func (n *node) dialTransfer(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
+	return netsec.Dial(endpoint, n.cfg.PeerTLS, opts...)
+}
+
+// raftLogger gives the Raft library's words to the node's log, and turns its
+// fatal ones into panics, which the replica hands on as errors.
+type raftLogger struct{ l *slog.Logger }
+
+func (r raftLogger) log(level slog.Level, msg string) {
+	r.l.Log(context.Background(), level, msg, "part", "raft")
+}
+
+// mustNot is how the library says that an invariant is broken.
+func (r raftLogger) mustNot(msg string) {
+	r.log(slog.LevelError, msg)
+	panic(fault.Newf(fault.Internal, "raft", "%s", msg))
+}

@@ -1,0 +1,133 @@
+package node
+
+import (
+	"context"
+	"sync"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/node/peer"
+	"github.com/chainfire/cfseed/node/replica"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// peers is what the transport between members asks of the node: who we are,
+// whom we talk to, and what to do with what arrives.
+type peers struct {
+	self      *identityBox
+	boot      ident.Nonce
+	name      string
+	peerURLs  []string
+	clientURL []string
+	state     *stateBox
+	core      *core
+	installer *installer
+	removed   func(error) // this member was told that it is removed
+}
+
+// hello is this member's side of the handshake.
+func (p *peers) hello() *chainfirev1.PeerHello {
+	id := p.self.get()
+	return &chainfirev1.PeerHello{
+		ClusterId: id.Cluster.ID, GenesisNonce: id.Cluster.Genesis.Bytes(), From: id.MemberID,
+		DirectoryNonce: id.Directory.Bytes(), BootNonce: p.boot.Bytes(),
+		PeerUrls: p.peerURLs, ClientUrls: p.clientURL, Name: p.name,
+	}
+}
+
+// check decides whether a remote may talk to us (S4): the same cluster, not
+// removed, and the directory its ID is bound to.
+func (p *peers) check(remote *chainfirev1.PeerHello) error {
+	const op = "peer handshake"
+	own := p.self.get()
+	genesis, err := ident.NonceFrom(remote.GetGenesisNonce())
+	if err != nil {
+		return fault.New(fault.Corrupt, op, err)
+	}
+	theirs := ident.Cluster{ID: remote.GetClusterId(), Genesis: genesis}
+	if !own.Cluster.Same(theirs) {
+		return fault.Newf(fault.Refused, op, "member %s is of cluster %s (%s), we are of %s (%s)", ident.FormatID(remote.GetFrom()),
+			ident.FormatID(theirs.ID), theirs.Genesis, ident.FormatID(own.Cluster.ID), own.Cluster.Genesis).
+			WithHint("two clusters were formed with the same URLs; keep one of them")
+	}
+	rec := p.state.machine().Member(remote.GetFrom())
+	switch {
+	case rec == nil:
+		return nil // not applied here yet; Raft ignores who is not in the configuration
+	case rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED:
+		return fault.New(fault.Refused, op, peer.ErrRemoved).
+			WithHint("member %s was removed; start it with an empty directory under a new ID", ident.FormatID(remote.GetFrom()))
+	case len(rec.GetDirectoryNonce()) > 0 && string(rec.GetDirectoryNonce()) != string(remote.GetDirectoryNonce()):
+		return fault.Newf(fault.Refused, op, "member %s is bound to another data directory", ident.FormatID(remote.GetFrom())).
+			WithHint("its directory was lost or replaced: remove the member and join again under a new ID")
+	}
+	return nil
+}
+
+// Step hands a message to Raft. What Raft does not want is dropped, as a
+// network may drop it.
+func (p *peers) Step(_ context.Context, m *raftpb.Message) error {
+	p.core.post(func(r *replica.Replica) error { return r.Step(m) })
+	return nil
+}
+
+// InstallSnapshot fetches the files of a Raft snapshot, then steps the message.
+func (p *peers) InstallSnapshot(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, m *raftpb.Message) error {
+	return p.installer.install(ctx, req, m)
+}
+
+// Unreachable tells Raft that a message to id was lost.
+func (p *peers) Unreachable(id uint64) {
+	p.core.post(func(r *replica.Replica) error { return r.ReportUnreachable(id) })
+}
+
+// SnapshotDone tells Raft how the one MsgSnap to id ended.
+func (p *peers) SnapshotDone(id uint64, ok bool) {
+	status := raft.SnapshotFailure
+	if ok {
+		status = raft.SnapshotFinish
+	}
+	p.core.post(func(r *replica.Replica) error { return r.ReportSnapshot(id, status) })
+}
+
+// Learned is what a peer says of itself. The member table is what counts: a
+// member publishes its addresses through the log.
+func (p *peers) Learned(uint64, []string, string, []string) {}
+
+// conns keeps one connection a URL; all are closed together.
+type conns struct {
+	dial func(ctx context.Context, url string) (*grpc.ClientConn, error)
+	mu   sync.Mutex
+	open map[string]*grpc.ClientConn
+}
+
+func (c *conns) get(ctx context.Context, url string) (*grpc.ClientConn, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn, ok := c.open[url]; ok {
+		return conn, nil
+	}
+	conn, err := c.dial(ctx, url)
+	if err != nil {
+		return nil, err
+	}
+	if c.open == nil {
+		c.open = map[string]*grpc.ClientConn{}
+	}
+	c.open[url] = conn
+	return conn, nil
+}
+
+func (c *conns) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, conn := range c.open {
+		conn.Close() //nolint:errcheck // only idle connections are left
+	}
+	c.open = nil
+}

@@ -1,0 +1,135 @@
+package node
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/ident"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+// raftSnapshots prepares what raft.Storage.Snapshot answers (S8): the metadata
+// of a seed that is held here, whose files the follower fetches by the seeding
+// path. A snapshot counts only while its lease lives and its configuration is
+// the current one, so that a learner's was made after its AddLearner.
+type raftSnapshots struct {
+	seeds *seeds
+	kick  chan struct{} // one token: somebody asked and there was none
+
+	mu      sync.Mutex
+	current *raftSnapshot
+}
+
+type raftSnapshot struct {
+	lease   uint64
+	root    [32]byte
+	pos     ident.Position
+	conf    *entryv1.ConfState
+	release func()
+}
+
+// raftSnapshotTTL is short: a transfer under way renews the lease.
+const raftSnapshotTTL = time.Minute
+
+// raftSnapshot implements the snapshot half of raft.Storage; it is called on
+// the Ready loop and does not block.
+func (s *seeds) raftSnapshot() (*raftpb.Snapshot, error) {
+	r := s.raft
+	r.mu.Lock()
+	cur := r.current
+	r.mu.Unlock()
+	if cur == nil || !r.usable(cur) {
+		select {
+		case r.kick <- struct{}{}:
+		default:
+		}
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		Index: proto.Uint64(cur.pos.Index), Term: proto.Uint64(cur.pos.Term),
+		ConfState: &raftpb.ConfState{Voters: cur.conf.GetVoters(), Learners: cur.conf.GetLearners()}}}, nil
+}
+
+// raftSnapshotInfo says where the files of a MsgSnap come from.
+func (s *seeds) raftSnapshotInfo(m *raftpb.Message) (root []byte, lease uint64) {
+	s.raft.mu.Lock()
+	defer s.raft.mu.Unlock()
+	cur := s.raft.current
+	if cur == nil || cur.pos.Index != m.GetSnapshot().GetMetadata().GetIndex() {
+		return nil, 0
+	}
+	return append([]byte(nil), cur.root[:]...), cur.lease
+}
+
+func (r *raftSnapshots) usable(cur *raftSnapshot) bool {
+	return r.seeds.Alive(cur.lease) && proto.Equal(cur.conf, r.seeds.state.machine().ConfState())
+}
+
+// run prepares snapshots when asked and lets them go when their lease ended.
+func (r *raftSnapshots) run(ctx context.Context) error {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+			r.mu.Lock()
+			if r.current != nil && !r.seeds.Alive(r.current.lease) {
+				r.current.release()
+				r.current = nil
+			}
+			r.mu.Unlock()
+		case <-r.kick:
+			// Raft asks again by itself; an attempt that failed is not the end.
+			_ = r.prepare(ctx)
+		}
+	}
+}
+
+func (r *raftSnapshots) prepare(ctx context.Context) error {
+	r.mu.Lock()
+	cur := r.current
+	r.mu.Unlock()
+	if cur != nil && r.usable(cur) {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, raftSnapshotTTL)
+	defer cancel()
+	lease, err := r.seeds.Open(ctx, transfer.LeaseRequest{Target: "raft snapshot", TTL: raftSnapshotTTL})
+	if err != nil {
+		return err
+	}
+	seed, release, err := r.seeds.Acquire(ctx, lease, nil, ident.Position{})
+	if err != nil {
+		return err
+	}
+	s := seed.(*snapshot.Seed)
+	cs := s.Manifest().ConfState
+	next := &raftSnapshot{lease: lease.ID, root: s.Root(), pos: s.Position(), release: release,
+		conf: &entryv1.ConfState{Voters: cs.Voters, Learners: cs.Learners}}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current != nil {
+		r.current.release()
+	}
+	r.current = next
+	return nil
+}
+
+func (r *raftSnapshots) close() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.current != nil {
+		r.current.release()
+		r.current = nil
+	}
+	return nil
+}

@@ -1,0 +1,233 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/node/clusterapi"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	"github.com/chainfire/cfseed/raftlog"
+	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+// seeds is the source side of seeding at this member: it keeps leases through
+// the log (transfer.LeaseKeeper), shares checkpoints (transfer.Provider) and
+// answers digests (transfer.DigestReader).
+type seeds struct {
+	self     uint64
+	ttl      time.Duration
+	cap      uint64
+	core     *core
+	log      *raftlog.Log
+	state    *stateBox
+	library  *snapshot.Library
+	server   *transfer.Server
+	raft     *raftSnapshots
+	shareMax uint64 // log bytes after a checkpoint beyond which a fresh one is made
+
+	mu     sync.Mutex
+	served map[uint64]ident.Position // lease -> position of the seed served under it
+}
+
+func newSeeds(m *member) (*seeds, error) {
+	n := m.n
+	library, err := snapshot.OpenLibrary(n.cfg.FS, n.dir.Seeds())
+	if err != nil {
+		return nil, err
+	}
+	s := &seeds{self: m.identity.get().MemberID, ttl: n.cfg.LeaseTTL, cap: n.cfg.LeaseBytes, core: m.core, log: m.log,
+		state: m.state, library: library, served: map[uint64]ident.Position{}, shareMax: n.cfg.LeaseBytes / 16}
+	s.raft = &raftSnapshots{seeds: s, kick: make(chan struct{}, 1)}
+	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s,
+		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
+		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots})
+	if err != nil {
+		return nil, errors.Join(err, library.Close())
+	}
+	return s, nil
+}
+
+// seedGate lets the node's one authoriser decide on seeding as well (S11).
+type seedGate struct {
+	authorize func(ctx context.Context, fullMethod string) error
+}
+
+// AuthorizeSeed asks with the method's name; no authoriser allows what the TLS
+// configuration lets in.
+func (g seedGate) AuthorizeSeed(ctx context.Context, rpc string) error {
+	if g.authorize == nil {
+		return nil
+	}
+	if err := g.authorize(ctx, rpc); err != nil {
+		return fault.New(fault.Permission, "seed", err).
+			WithHint("seeding reads the whole database; it needs the seed permission")
+	}
+	return nil
+}
+
+func (s *seeds) clientURLs() []string {
+	var out []string
+	for _, r := range members(s.state.machine()) {
+		if r.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
+			out = append(out, r.GetClientUrls()...)
+		}
+	}
+	return out
+}
+
+// Open opens a lease, or continues the one named. A new lease shares the hold
+// of a live one when a checkpoint served under that is recent enough.
+func (s *seeds) Open(ctx context.Context, r transfer.LeaseRequest) (transfer.Lease, error) {
+	if r.LeaseID != 0 {
+		return s.Renew(ctx, r.LeaseID, r.TTL, r.CapBytes)
+	}
+	body := &entryv1.OpenSeedLease{TtlMs: uint64(s.ttl.Milliseconds()), CapBytes: s.cap, MemberId: r.MemberID,
+		SourceId: s.self, Target: r.Target, CloneOf: s.shareable()}
+	if r.TTL > 0 {
+		body.TtlMs = uint64(r.TTL.Milliseconds())
+	}
+	if r.CapBytes > 0 {
+		body.CapBytes = r.CapBytes
+	}
+	res, err := s.core.Propose(ctx, envelope.OpenSeedLease, body)
+	if body.CloneOf != 0 && fault.Is(err, fault.LeaseLost) { // it ended meanwhile
+		body.CloneOf = 0
+		res, err = s.core.Propose(ctx, envelope.OpenSeedLease, body)
+	}
+	if err != nil {
+		return transfer.Lease{}, err
+	}
+	return leaseOf(res)
+}
+
+// shareable finds a live lease whose checkpoint another target can use.
+func (s *seeds) shareable() uint64 {
+	live := map[uint64]bool{}
+	for _, l := range s.state.machine().SeedLeases() {
+		live[l.GetId()] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var best uint64
+	var at ident.Position
+	for id, pos := range s.served {
+		if !live[id] {
+			delete(s.served, id)
+			continue
+		}
+		if (pos.Index > at.Index || (pos.Index == at.Index && id < best)) && s.log.BytesAfter(pos.Index) <= s.shareMax {
+			best, at = id, pos
+		}
+	}
+	return best
+}
+
+// Renew extends a lease; it never lowers its hold.
+func (s *seeds) Renew(ctx context.Context, id uint64, ttl time.Duration, capBytes uint64) (transfer.Lease, error) {
+	res, err := s.core.Propose(ctx, envelope.RenewSeedLease,
+		&entryv1.RenewSeedLease{Id: id, TtlMs: uint64(ttl.Milliseconds()), CapBytes: capBytes})
+	if err != nil {
+		return transfer.Lease{}, err
+	}
+	return leaseOf(res)
+}
+
+// Close ends a lease.
+func (s *seeds) Close(ctx context.Context, id uint64) error {
+	_, err := s.core.Propose(ctx, envelope.CloseSeedLease, &entryv1.CloseSeedLease{Id: id})
+	return err
+}
+
+// Alive answers from the applied state.
+func (s *seeds) Alive(id uint64) bool {
+	for _, l := range s.state.machine().SeedLeases() {
+		if l.GetId() == id {
+			return true
+		}
+	}
+	return false
+}
+
+func leaseOf(res state.Result) (transfer.Lease, error) {
+	l, ok := res.Response.(*entryv1.SeedLease)
+	if !ok {
+		return transfer.Lease{}, fault.Newf(fault.Internal, "seed lease", "unexpected result %T", res.Response)
+	}
+	return transfer.Lease{ID: l.GetId(), Hold: l.GetHold(), TTL: time.Duration(l.GetTtlMs()) * time.Millisecond,
+		CapBytes: l.GetCapBytes(), MemberID: l.GetMemberId(), SourceID: l.GetSourceId(), Target: l.GetTarget()}, nil
+}
+
+// checkpointer captures whatever state is current.
+type checkpointer struct{ state *stateBox }
+
+// Checkpoint implements snapshot.Checkpointer.
+func (c checkpointer) Checkpoint(dir string) error {
+	return c.state.read(func(m *state.Machine) error { return m.Store().Checkpoint(dir) })
+}
+
+// Acquire gives the seed with wantRoot if it is still here and the lease's hold
+// keeps the log after it; else one at or after the hold, shared where there is
+// one.
+func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []byte, min ident.Position) (transfer.Seed, func(), error) {
+	want := snapshot.Want{Min: ident.Position{Index: max(lease.Hold, min.Index)}}
+	if len(wantRoot) == len(want.Root) {
+		for _, h := range s.library.Holdings() {
+			if string(h.Root[:]) == string(wantRoot) && h.Position.Index >= want.Min.Index {
+				want.Root = h.Root
+			}
+		}
+	}
+	seed, release, err := s.library.Acquire(ctx, want, checkpointer{s.state})
+	if err != nil {
+		return nil, nil, err
+	}
+	s.mu.Lock()
+	s.served[lease.ID] = seed.Position()
+	s.mu.Unlock()
+	return seed, func() {
+		s.mu.Lock()
+		delete(s.served, lease.ID)
+		s.mu.Unlock()
+		// A directory that can not be removed now is removed at the next start.
+		_ = release()
+	}, nil
+}
+
+// DigestAt answers the state digest after an entry; 0 means now.
+func (s *seeds) DigestAt(_ context.Context, index uint64) (uint64, [16]byte, int64, error) {
+	m := s.state.machine()
+	if index == 0 {
+		index = m.Applied().Index
+	}
+	d, ok := m.DigestAt(index)
+	if !ok {
+		return 0, d, 0, fault.Newf(fault.Refused, "digest", "the digest at %d is not kept here (applied %d)", index, m.Applied().Index).
+			WithHint("ask for an index among the last 65536 applied since the start of this member")
+	}
+	return index, d, m.Revision(), nil
+}
+
+func (s *seeds) progress() []clusterapi.SeedProgress {
+	var out []clusterapi.SeedProgress
+	for _, p := range s.server.Serving() {
+		percent := 0.0
+		if p.BytesTotal > 0 {
+			percent = min(100, 100*float64(p.BytesSent)/float64(p.BytesTotal))
+		}
+		out = append(out, clusterapi.SeedProgress{LeaseID: p.LeaseID, Target: p.Target, Percent: percent, BytesPerSecond: p.Rate})
+	}
+	return out
+}
+
+func (s *seeds) run(ctx context.Context) error { return s.raft.run(ctx) }
+
+func (s *seeds) close() error {
+	return errors.Join(s.server.Close(), s.raft.close(), s.library.Close())
+}
