@@ -1,0 +1,64 @@
+package etcdapi
+
+import (
+	"context"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+)
+
+// Backend is what the services ask of a node. Methods are called concurrently.
+// Errors are typed faults, the causes of package member, rpctypes errors or
+// those of the context; messages returned are the caller's own.
+type Backend interface {
+	// Propose replicates an entry and returns what its apply gave. The error says
+	// that the outcome is not known or that nothing was proposed; a refusal at
+	// apply is in Result.Err.
+	Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error)
+	// ReadIndex returns when this member has applied everything that was
+	// committed when it was called.
+	ReadIndex(ctx context.Context) error
+	// Range and TxnRead read what this member has applied.
+	Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
+	TxnRead(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error)
+	// Header gives cluster ID, member ID, current revision and Raft term.
+	Header() *pb.ResponseHeader
+	// Role gives the leader's ID, 0 when none is known, and whether this member
+	// is a learner. It is asked at every call and must be cheap.
+	Role() (leader uint64, learner bool)
+	Status(ctx context.Context) (Status, error)
+
+	// Members gives all member records, in all states.
+	Members() []*entryv1.MemberRecord
+	// AddMember reserves an ID for a newcomer; all are the records afterwards.
+	AddMember(ctx context.Context, req *pb.MemberAddRequest) (added *entryv1.MemberRecord, all []*entryv1.MemberRecord, err error)
+	RemoveMember(ctx context.Context, id uint64) error
+	// PromoteMember refuses (fault.Refused) a learner that is not caught up.
+	PromoteMember(ctx context.Context, id uint64) error
+	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
+}
+
+// Purger is a Backend that can tell when compacted history is gone. Without it
+// a physical compaction answers like any other.
+type Purger interface {
+	// WaitPurged returns when nothing older than the revision is left on this
+	// member's disk but what the revision itself needs.
+	WaitPurged(ctx context.Context, revision int64) error
+}
+
+// Status is one member's view of itself. Sizes are in bytes.
+type Status struct {
+	Version             string
+	DBSize, DBSizeInUse int64
+	DBSizeQuota         int64 // 0 = none
+	Leader              uint64
+	RaftIndex           uint64 // committed
+	RaftTerm            uint64
+	AppliedIndex        uint64
+	IsLearner           bool
+	Errors              []string
+}

@@ -1,0 +1,139 @@
+package etcdapi
+
+import (
+	"context"
+	"math"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/reflection"
+)
+
+const (
+	// DefaultMaxRequestBytes is etcd's limit on a request, 1.5 MiB.
+	DefaultMaxRequestBytes = 3 << 19
+
+	// grpcOverhead is the room around a request of the largest size, so that it
+	// is refused by its own error and not by gRPC's.
+	grpcOverhead = 512 << 10
+
+	etcdPrefix = "/etcdserverpb."
+)
+
+// Options bound requests. Operations in a transaction are bounded by
+// mvcc.MaxTxnOps, which is a rule of the state machine.
+type Options struct {
+	MaxRequestBytes int // 0 = DefaultMaxRequestBytes
+}
+
+// Server serves the etcd services of one node.
+type Server struct {
+	backend Backend
+	opts    Options
+	health  *health.Server
+}
+
+// New returns a Server over a backend. It reports itself as not serving until
+// SetServing.
+func New(b Backend, o Options) *Server {
+	if o.MaxRequestBytes <= 0 {
+		o.MaxRequestBytes = DefaultMaxRequestBytes
+	}
+	s := &Server{backend: b, opts: o, health: health.NewServer()}
+	s.SetServing(false)
+	return s
+}
+
+// Register adds the services to a server made with ServerOptions, the gRPC
+// health service and reflection included. Other services may be registered on
+// it, before or after.
+func (s *Server) Register(g *grpc.Server) {
+	pb.RegisterKVServer(g, kvServer{s: s})
+	pb.RegisterClusterServer(g, clusterServer{s: s})
+	pb.RegisterMaintenanceServer(g, maintenanceServer{s: s})
+	healthpb.RegisterHealthServer(g, s.health)
+	reflection.Register(g)
+}
+
+// ServerOptions are the limits and the interceptors that the services rely on:
+// calls that require a leader fail without one, and a learner answers only
+// Status and serializable reads. Both touch etcd's services alone.
+func (s *Server) ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.MaxRecvMsgSize(s.opts.MaxRequestBytes + grpcOverhead),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			if err := s.fit(ctx, info.FullMethod, req); err != nil {
+				return nil, err
+			}
+			return next(ctx, req)
+		}),
+		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+			if err := s.fit(ss.Context(), info.FullMethod, nil); err != nil {
+				return err
+			}
+			return next(srv, ss)
+		}),
+	}
+}
+
+// SetServing says to the health service whether this member serves.
+func (s *Server) SetServing(serving bool) {
+	st := healthpb.HealthCheckResponse_NOT_SERVING
+	if serving {
+		st = healthpb.HealthCheckResponse_SERVING
+	}
+	s.health.SetServingStatus("", st)
+}
+
+// Shutdown reports not serving for good and ends the health watches.
+func (s *Server) Shutdown() { s.health.Shutdown() }
+
+// fit reports whether this member can serve a call in its present role. req is
+// nil for a stream.
+func (s *Server) fit(ctx context.Context, method string, req any) error {
+	if !strings.HasPrefix(method, etcdPrefix) {
+		return nil
+	}
+	leader, learner := s.backend.Role()
+	if learner && req != nil && !learnerServes(req) {
+		return rpctypes.ErrGRPCNotSupportedForLearner
+	}
+	md, ok := metadata.FromIncomingContext(ctx)
+	if ok && leader == 0 {
+		if v := md.Get(rpctypes.MetadataRequireLeaderKey); len(v) > 0 && v[0] == rpctypes.MetadataHasLeader {
+			return rpctypes.ErrGRPCNoLeader
+		}
+	}
+	return nil
+}
+
+func learnerServes(req any) bool {
+	switch r := req.(type) {
+	case *pb.StatusRequest:
+		return true
+	case *pb.RangeRequest:
+		return r.GetSerializable()
+	}
+	return false
+}
+
+// fail is the status that a client hears for an error of the backend.
+func (s *Server) fail(err error) error {
+	leader, _ := s.backend.Role()
+	return toStatus(err, leader == 0)
+}
+
+// header completes a response's header; a revision that the apply set stays.
+func (s *Server) header(h *pb.ResponseHeader) *pb.ResponseHeader {
+	now := s.backend.Header()
+	if rev := h.GetRevision(); rev != 0 {
+		now.Revision = rev
+	}
+	return now
+}
