@@ -1,6 +1,7 @@
 package etcdapi
 
 import (
+	"cmp"
 	"context"
 	"slices"
 
@@ -23,6 +24,9 @@ func (c clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*
 	if err := checkURLs(r.GetPeerURLs()); err != nil {
 		return nil, err
 	}
+	if err := c.urlsFree(ctx, 0, r.GetPeerURLs()); err != nil {
+		return nil, err
+	}
 	added, all, err := c.s.backend.AddMember(ctx, r)
 	if err != nil {
 		return nil, c.s.fail(err)
@@ -31,6 +35,9 @@ func (c clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*
 }
 
 func (c clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	if _, err := c.find(ctx, r.GetID()); err != nil {
+		return nil, err
+	}
 	if err := c.s.backend.RemoveMember(ctx, r.GetID()); err != nil {
 		return nil, c.s.fail(err)
 	}
@@ -39,6 +46,12 @@ func (c clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveReque
 
 func (c clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
 	if err := checkURLs(r.GetPeerURLs()); err != nil {
+		return nil, err
+	}
+	if _, err := c.find(ctx, r.GetID()); err != nil {
+		return nil, err
+	}
+	if err := c.urlsFree(ctx, r.GetID(), r.GetPeerURLs()); err != nil {
 		return nil, err
 	}
 	if err := c.s.backend.UpdateMember(ctx, r.GetID(), r.GetPeerURLs()); err != nil {
@@ -57,6 +70,13 @@ func (c clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) 
 }
 
 func (c clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	m, err := c.find(ctx, r.GetID())
+	if err != nil {
+		return nil, err
+	}
+	if m.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER && !m.GetLearner() {
+		return nil, rpctypes.ErrGRPCMemberNotLearner
+	}
 	if err := c.s.backend.PromoteMember(ctx, r.GetID()); err != nil {
 		// What is refused and has no name of its own in etcd is not in sync.
 		leader, _ := c.s.backend.Role()
@@ -66,6 +86,55 @@ func (c clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteReq
 		return nil, c.s.fail(err)
 	}
 	return &pb.MemberPromoteResponse{Header: c.s.header(nil), Members: presentAll(c.s.backend.Members())}, nil
+}
+
+// find gives a member's record, or etcd's error for one that is not listed.
+// The answer is this member's as of now: a call that goes on to the leader may
+// still hear otherwise.
+func (c clusterServer) find(ctx context.Context, id uint64) (*entryv1.MemberRecord, error) {
+	if m := c.listed(id); m != nil {
+		return m, nil
+	}
+	if err := c.s.backend.ReadIndex(ctx); err != nil { // it may be new
+		return nil, c.s.fail(err)
+	}
+	if m := c.listed(id); m != nil {
+		return m, nil
+	}
+	return nil, rpctypes.ErrGRPCMemberNotFound
+}
+
+func (c clusterServer) listed(id uint64) *entryv1.MemberRecord {
+	for _, m := range c.s.backend.Members() {
+		if m.GetId() == id && isListed(m) {
+			return m
+		}
+	}
+	return nil
+}
+
+// urlsFree refuses peer URLs that another member than id has. A newcomer (id 0)
+// may name those of a reservation: whether it continues that one is decided
+// where it is applied.
+func (c clusterServer) urlsFree(ctx context.Context, id uint64, urls []string) error {
+	if err := c.s.backend.ReadIndex(ctx); err != nil {
+		return c.s.fail(err)
+	}
+	for _, m := range c.s.backend.Members() {
+		if m.GetId() == id || !isListed(m) || id == 0 && m.GetState() == entryv1.MemberState_MEMBER_STATE_RESERVED {
+			continue
+		}
+		for _, u := range m.GetPeerUrls() {
+			if slices.Contains(urls, u) {
+				return rpctypes.ErrGRPCPeerURLExist
+			}
+		}
+	}
+	return nil
+}
+
+func isListed(m *entryv1.MemberRecord) bool {
+	return m.GetState() == entryv1.MemberState_MEMBER_STATE_RESERVED || m.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER
 }
 
 func checkURLs(urls []string) error {
@@ -84,20 +153,11 @@ func checkURLs(urls []string) error {
 func presentAll(records []*entryv1.MemberRecord) []*pb.Member {
 	out := make([]*pb.Member, 0, len(records))
 	for _, m := range records {
-		switch m.GetState() {
-		case entryv1.MemberState_MEMBER_STATE_RESERVED, entryv1.MemberState_MEMBER_STATE_MEMBER:
+		if isListed(m) {
 			out = append(out, present(m))
 		}
 	}
-	slices.SortFunc(out, func(a, b *pb.Member) int {
-		switch {
-		case a.GetID() < b.GetID():
-			return -1
-		case a.GetID() > b.GetID():
-			return 1
-		}
-		return 0
-	})
+	slices.SortFunc(out, func(a, b *pb.Member) int { return cmp.Compare(a.GetID(), b.GetID()) })
 	return out
 }
 

@@ -269,7 +269,7 @@ func (t *Transport) callError(ctx context.Context, id uint64, err error) error {
 		return cause
 	}
 	ferr, refused := fromStatus("peer stream", err)
-	if refused {
+	if refused && (!errors.Is(ferr, ErrCopied) || t.statsOf(id).copied() > t.cfg.CopiedAfter) {
 		t.cfg.Refused(id, ferr)
 	}
 	return ferr

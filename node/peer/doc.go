@@ -40,6 +40,6 @@
 // and directory but another boot nonce is a copied directory started beside
 // its original, and is refused with ErrCopied. After a crash of the whole
 // machine the old streams live until keepalive finds them dead, so a restarted
-// member can hear ErrCopied for as long as ConflictSettles. A removed member
-// hears ErrRemoved.
+// member can be refused for as long as ConflictSettles; only after that is the
+// node told (Config.Refused). A removed member hears ErrRemoved at once.
 package peer

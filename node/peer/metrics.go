@@ -50,8 +50,9 @@ type stats struct {
 	snapshots   atomic.Uint64
 	lastContact atomic.Int64 // nanoseconds since the transport's start; 0 = never
 
-	mu   sync.Mutex
-	last error // why there is no connection; nil while there is one
+	mu          sync.Mutex
+	last        error     // why there is no connection; nil while there is one
+	copiedSince time.Time // since when the peer says ErrCopied; zero when it does not
 }
 
 func newStats(m *metrics, id uint64) *stats {
@@ -90,7 +91,20 @@ func (s *stats) setErr(err error) (changed bool) {
 	defer s.mu.Unlock()
 	changed = (err == nil) != (s.last == nil) || err != nil && err.Error() != s.last.Error()
 	s.last = err
+	if err == nil {
+		s.copiedSince = time.Time{}
+	}
 	return changed
+}
+
+// copied notes that the peer said ErrCopied and reports for how long it has.
+func (s *stats) copied() time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.copiedSince.IsZero() {
+		s.copiedSince = time.Now()
+	}
+	return time.Since(s.copiedSince)
 }
 
 func (s *stats) err() error {

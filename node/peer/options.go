@@ -21,7 +21,7 @@ const (
 	frameTarget = 1 << 20
 
 	// ConflictSettles is how long a member that restarted after a crash of its
-	// machine may hear ErrCopied before keepalive ends its old streams.
+	// machine may be refused with ErrCopied before keepalive ends its old streams.
 	ConflictSettles = clientPing + 2*pingTimeout
 
 	serverPing   = 2 * time.Second
@@ -61,7 +61,8 @@ type Config struct {
 	SnapshotInfo func(m *raftpb.Message) (manifestRoot []byte, leaseID uint64)
 	// Refused, if set, hears that a peer refused this member, each time (up to
 	// about twice a second for each peer): ErrRemoved, ErrCopied or the fault that
-	// the peer's Check returned. Must not block.
+	// the peer's Check returned. ErrCopied comes only after the peer has said so
+	// for longer than CopiedAfter, so it can be acted on. Must not block.
 	Refused func(id uint64, err error)
 
 	// Registry takes the metrics; nil keeps them unregistered.
@@ -75,6 +76,9 @@ type Config struct {
 	// messages and 64 MiB of entry data.
 	QueueMessages int
 	QueueBytes    int
+	// CopiedAfter is how long ErrCopied must last to be believed; 0 means
+	// ConflictSettles.
+	CopiedAfter time.Duration
 	// SnapshotTimeout is the backstop on one InstallSnapshot, 0 means 4 hours. A
 	// dead peer is noticed by keepalive, a stuck fetch by the receiver itself.
 	SnapshotTimeout time.Duration
@@ -101,6 +105,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.QueueBytes <= 0 {
 		c.QueueBytes = defaultQueueBytes
+	}
+	if c.CopiedAfter <= 0 {
+		c.CopiedAfter = ConflictSettles
 	}
 	if c.SnapshotTimeout <= 0 {
 		c.SnapshotTimeout = defaultSnapshotTimeout

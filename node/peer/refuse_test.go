@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/grpc/codes"
@@ -213,6 +214,7 @@ func TestCopyHearsThatItIsOne(t *testing.T) {
 	original := start(t, 1)
 	connect(t, original, b)
 	again := start(t, 1, listen, func(c *Config) {
+		c.CopiedAfter = time.Nanosecond
 		c.Self = func() *chainfirev1.PeerHello {
 			h := identity(1)
 			h.BootNonce[0]++
@@ -222,6 +224,33 @@ func TestCopyHearsThatItIsOne(t *testing.T) {
 	again.tr.SetPeer(2, []string{b.url})
 	if err := await(t, heard, "refusal"); !errors.Is(err, ErrCopied) {
 		t.Errorf("the copy heard %v", err)
+	}
+}
+
+// A member that comes back is refused while its old streams are believed to
+// live; that must not be taken for a copy, and it passes.
+func TestRestartIsNotACopy(t *testing.T) {
+	listen, heard := refusals()
+	b := start(t, 2)
+	original := start(t, 1)
+	connect(t, original, b)
+	again := start(t, 1, listen, func(c *Config) {
+		c.Self = func() *chainfirev1.PeerHello {
+			h := identity(1)
+			h.BootNonce[0]++
+			return h
+		}
+	})
+	again.tr.SetPeer(2, []string{b.url})
+	await(t, again.h.unreachable, "report")
+	await(t, again.h.unreachable, "second report")
+	if err := again.tr.LastError(2); !errors.Is(err, ErrCopied) {
+		t.Errorf("last error %v", err)
+	}
+	original.stop(t)
+	resend(t, again, b)
+	if len(heard) != 0 {
+		t.Errorf("the node was told %v", <-heard)
 	}
 }
 
