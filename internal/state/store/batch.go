@@ -269,10 +269,7 @@ func (b *Batch) Commit(pos ident.Position) error {
 	if err := b.close(); err != nil {
 		return b.note(err)
 	}
-	if err := b.s.db.Apply(b.b, pebble.NoSync); err != nil {
-		return b.note(b.s.classify("commit to state store", err))
-	}
-	if err := b.s.broken(); err != nil {
+	if err := b.s.apply(b.b); err != nil {
 		return b.note(err)
 	}
 	b.s.mu.Lock()
@@ -307,5 +304,8 @@ func (b *Batch) reset() error {
 
 // Close releases the batch; what was not committed is lost.
 func (b *Batch) Close() error {
+	if b.s.wedged.Load() {
+		return b.close()
+	}
 	return errors.Join(b.close(), b.b.Close())
 }

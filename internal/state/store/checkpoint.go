@@ -30,13 +30,29 @@ func (s *Store) Checkpoint(dir string) (err error) {
 			err = errors.Join(err, s.opts.FS.RemoveAll(dir))
 		}
 	}()
-	if err := s.db.Checkpoint(dir); err != nil {
+	if err := s.pebbleCheckpoint(dir); err != nil {
 		return s.classify(op, err)
 	}
 	if err := finishCheckpoint(s.opts.FS, dir); err != nil {
 		return s.classify(op, err)
 	}
 	return s.broken()
+}
+
+// pebbleCheckpoint turns the panic of Pebble's marker files, when a directory
+// can not be synced, into an error: the new directory is given up, and nothing
+// of the store depends on it.
+func (s *Store) pebbleCheckpoint(dir string) (err error) {
+	defer func() {
+		switch r := recover().(type) {
+		case nil:
+		case error:
+			err = r
+		default:
+			panic(r)
+		}
+	}()
+	return s.db.Checkpoint(dir)
 }
 
 // finishCheckpoint drops the log files, whose content is in the tables, and

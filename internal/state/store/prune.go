@@ -1,10 +1,6 @@
 package store
 
-import (
-	"errors"
-
-	"github.com/cockroachdb/pebble/v2"
-)
+import "github.com/cockroachdb/pebble/v2"
 
 // Prune removes history, which no digest counts: versions that no readable
 // revision shows, and rows of the Revisions table. Like a Batch it belongs to
@@ -30,18 +26,14 @@ func (p *Prune) DropRevisions(lo, hi []byte) error {
 }
 
 // Commit applies the prune, not synced.
-func (p *Prune) Commit() error { return p.check(p.s.db.Apply(p.b, pebble.NoSync)) }
+func (p *Prune) Commit() error { return p.s.apply(p.b) }
 
 // Close releases the prune.
 func (p *Prune) Close() error { return p.b.Close() }
 
 func (p *Prune) check(err error) error {
-	return errors.Join(p.s.broken(), wrapNil(p.s, err))
-}
-
-func wrapNil(s *Store, err error) error {
-	if err == nil {
-		return nil
+	if err != nil {
+		return p.s.classify("prune state store", err)
 	}
-	return s.classify("prune state store", err)
+	return nil
 }

@@ -1,10 +1,12 @@
 package store
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -24,6 +26,7 @@ type Store struct {
 	db     *pebble.DB
 	schema uint32
 	failed atomic.Pointer[fault.Error]
+	wedged atomic.Bool // Pebble panicked and holds a lock for ever
 
 	mu   sync.RWMutex
 	head head // as of the last Commit
@@ -32,6 +35,13 @@ type Store struct {
 // Open opens the store in dir and creates it when absent (not with ReadOnly).
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, opts: o.withDefaults()}
+	if o.ReadOnly {
+		// Pebble's own error for an absent database can not be told apart.
+		if d, err := pebble.Peek(dir, s.opts.FS); err != nil || !d.Exists {
+			return nil, fault.New(fault.Corrupt, "open state store", cmp.Or(err, pebble.ErrDBDoesNotExist)).At(dir).
+				WithHint("the directory holds no state; seed it again")
+		}
+	}
 	db, err := pebble.Open(dir, s.pebbleOptions())
 	if err != nil {
 		return nil, s.openError(err)
@@ -116,9 +126,38 @@ func (s *Store) readMeta(name string) ([]byte, bool, error) {
 	return out, true, c.Close()
 }
 
+// apply commits a Pebble batch, not synced. Pebble panics when it can not
+// write its log; here that ends the store with a typed error.
+func (s *Store) apply(b *pebble.Batch) (err error) {
+	defer func() {
+		r := recover()
+		if r == nil {
+			return
+		}
+		cause, ok := r.(error)
+		var bug runtime.Error
+		if !ok || errors.As(cause, &bug) {
+			panic(r)
+		}
+		s.wedged.Store(true)
+		s.fail(cause)
+		err = s.broken()
+	}()
+	if err := s.broken(); err != nil {
+		return err
+	}
+	if err := s.db.Apply(b, pebble.NoSync); err != nil {
+		return s.classify("commit to state store", err)
+	}
+	return s.broken()
+}
+
 // Close flushes, so that opening again replays no log, and closes. No View or
 // Batch may be open.
 func (s *Store) Close() error {
+	if s.wedged.Load() {
+		return s.broken() // only the end of the process frees the lock
+	}
 	var err error
 	if !s.opts.ReadOnly && s.broken() == nil {
 		err = s.Flush()
@@ -243,9 +282,8 @@ func (s *Store) classify(op string, err error) *fault.Error {
 func (s *Store) openError(err error) error {
 	const op = "open state store"
 	switch {
-	case errors.Is(err, pebble.ErrDBDoesNotExist), errors.Is(err, os.ErrNotExist):
-		return fault.New(fault.Corrupt, op, err).At(s.dir).
-			WithHint("the directory holds no state; seed it again")
+	case errors.Is(err, os.ErrNotExist):
+		return s.damaged(op, err) // a file that the manifest names
 	case errors.Is(err, syscall.EAGAIN), errors.Is(err, syscall.EACCES):
 		return fault.New(fault.InUse, op, err).At(s.dir)
 	}

@@ -1,0 +1,272 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+)
+
+// fill commits n entries of one version each, and a cluster row and a
+// configuration with the first.
+func fill(t tb, s *Store, n int) {
+	t.Helper()
+	b := s.NewBatch()
+	rec, err := proto.Marshal(&entryv1.ClusterRecord{ClusterId: 77})
+	must(t, err, b.Set(Cluster, []byte("cluster"), rec))
+	b.SetConfState(&entryv1.ConfState{Voters: []uint64{2, 1}, Learners: []uint64{3}})
+	for i := range n {
+		key := fmt.Appendf(nil, "key-%05d", i%1000)
+		old, err := b.Version(MVCC, key, 1<<62)
+		must(t, err, b.SetVersion(key, Version{Revision: int64(i + 2), Live: true, Value: fmt.Appendf(nil, "value %d %s", i, strings.Repeat("x", i%300))}, old))
+		b.SetRevision(int64(i + 2))
+		must(t, b.Commit(ident.Position{Term: 4, Index: uint64(i + 1)}))
+	}
+	must(t, b.Close())
+}
+
+func TestCheckpointIsAWholeStore(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	s := openMem(t, fs)
+	fill(t, s, 3000)
+	must(t, s.Checkpoint("seeds/3000"))
+	want := s.Digest()
+	if err := s.Checkpoint("seeds/3000"); !fault.Is(err, fault.NotEmpty) {
+		t.Fatalf("checkpoint over a checkpoint: %v", err)
+	}
+	// Nothing of the checkpoint may depend on what was not synced.
+	crashed := fs.CrashClone(vfs.CrashCloneCfg{})
+	must(t, s.Close())
+
+	before, err := crashed.List("seeds/3000")
+	must(t, err)
+	for _, name := range before {
+		if strings.HasSuffix(name, ".log") {
+			t.Errorf("checkpoint has the log file %s", name)
+		}
+	}
+	info, err := Inspect("seeds/3000", Options{FS: crashed})
+	must(t, err)
+	if info.Position != (ident.Position{Term: 4, Index: 3000}) || info.Digest != want || info.Revision != 3001 ||
+		info.Cluster.GetClusterId() != 77 || !slices.Equal(info.ConfState.GetVoters(), []uint64{1, 2}) {
+		t.Fatalf("%+v", info)
+	}
+	after, err := crashed.List("seeds/3000")
+	must(t, err)
+	slices.Sort(before)
+	slices.Sort(after)
+	if !slices.Equal(before, after) {
+		t.Fatalf("inspecting changed the files: %v, then %v", before, after)
+	}
+	s2, err := Open("seeds/3000", Options{FS: crashed})
+	must(t, err)
+	if scanDigest(t, s2) != want {
+		t.Fatal("digest of the records differs")
+	}
+	must(t, s2.Close())
+}
+
+func TestInspectNeedsAStore(t *testing.T) {
+	if _, err := Inspect("nothing", Options{FS: vfs.NewMem()}); !fault.Is(err, fault.Corrupt) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+// failAt fails the n-th write operation it is asked about, counted from 0.
+type failAt struct {
+	match func(errorfs.Op) bool
+	n     atomic.Int64 // negative: off
+	hit   atomic.Bool
+}
+
+func (f *failAt) String() string { return "fail one operation" }
+
+func (f *failAt) MaybeError(op errorfs.Op) error {
+	if op.Kind.ReadOrWrite() != errorfs.OpIsWrite || f.n.Load() < 0 || !f.match(op) || f.n.Add(-1) >= 0 {
+		return nil
+	}
+	f.hit.Store(true)
+	return errorfs.ErrInjected
+}
+
+func (f *failAt) arm(n int64) { f.hit.Store(false); f.n.Store(n) }
+
+// TestCheckpointFailsCleanly fails every write operation of a checkpoint in
+// turn: no directory may be left, and the store goes on.
+func TestCheckpointFailsCleanly(t *testing.T) {
+	mem := vfs.NewMem()
+	inj := &failAt{match: func(op errorfs.Op) bool { return strings.HasPrefix(op.Path, "seeds") }}
+	inj.arm(-1)
+	s := openMem(t, errorfs.Wrap(mem, inj))
+	fill(t, s, 50)
+	failures := 0
+	for n := int64(0); ; n++ {
+		dir := fmt.Sprintf("seeds/%d", n)
+		inj.arm(n)
+		err := s.Checkpoint(dir)
+		hit := inj.hit.Load()
+		inj.arm(-1)
+		switch _, serr := mem.Stat(dir); {
+		case err == nil:
+			// A failed link is made good by a copy.
+			info, ierr := Inspect(dir, Options{FS: mem})
+			must(t, ierr)
+			if info.Digest != s.Digest() {
+				t.Fatalf("operation %d: another state", n)
+			}
+		case serr == nil:
+			names, _ := mem.List(dir)
+			t.Fatalf("operation %d: %v, left %v", n, err, names)
+		default:
+			failures++
+		}
+		if !hit {
+			break
+		}
+	}
+	if failures < 10 {
+		t.Fatalf("only %d operations failed", failures)
+	}
+	must(t, s.Close())
+}
+
+func TestDurablePosition(t *testing.T) {
+	s := openMem(t, vfs.NewMem())
+	at := func() uint64 {
+		p, err := s.DurablePosition()
+		must(t, err)
+		return p.Index
+	}
+	fill(t, s, 10)
+	if n := at(); n != 0 {
+		t.Fatalf("%d is durable before a flush", n)
+	}
+	must(t, s.Flush())
+	b := s.NewBatch()
+	must(t, b.Commit(ident.Position{Term: 4, Index: 11}), b.Close())
+	if n := at(); n != 10 {
+		t.Fatalf("%d is durable, flushed at 10", n)
+	}
+	must(t, s.Close())
+}
+
+// TestFailedWriteBreaksTheStore: a log that can not be written ends the store
+// with an error that everyone gets; the process lives.
+func TestFailedWriteBreaksTheStore(t *testing.T) {
+	for name, errno := range map[string]error{"eio": syscall.EIO, "disk full": syscall.ENOSPC} {
+		t.Run(name, func(t *testing.T) {
+			var on atomic.Bool
+			inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if on.Load() && strings.HasSuffix(op.Path, ".log") && op.Kind == errorfs.OpFileWrite {
+					return errno
+				}
+				return nil
+			})
+			told := make(chan error, 1)
+			s, err := Open("state-1", Options{FS: errorfs.Wrap(vfs.NewMem(), inj), OnCorruption: func(err error) { told <- err }})
+			must(t, err)
+			fill(t, s, 10)
+			on.Store(true)
+			b := s.NewBatch()
+			for i := uint64(11); err == nil; i++ {
+				must(t, b.Set(Members, []byte("k"), make([]byte, 1<<10)))
+				err = b.Commit(ident.Position{Term: 4, Index: i})
+			}
+			first := <-told
+			for what, err := range map[string]error{"commit": err, "flush": s.Flush(), "checkpoint": s.Checkpoint("seed"), "view": s.View().err} {
+				if err == nil || err.Error() != first.Error() {
+					t.Errorf("%s: %v, want %v", what, err, first)
+				}
+			}
+			if _, err := s.DurablePosition(); err == nil {
+				t.Error("a broken store names a durable position")
+			}
+			if want := map[error]fault.Code{syscall.EIO: fault.Internal, syscall.ENOSPC: fault.NoSpace}[errno]; fault.CodeOf(first) != want {
+				t.Errorf("class %s, want %s", fault.CodeOf(first), want)
+			}
+			_ = b.Close()
+			_ = s.Close()
+		})
+	}
+}
+
+func flipBit(t tb, fs vfs.FS, path string, rng *rand.Rand) {
+	t.Helper()
+	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+	must(t, err)
+	st, err := f.Stat()
+	must(t, err)
+	at := rng.Int64N(st.Size())
+	var one [1]byte
+	_, err = f.ReadAt(one[:], at)
+	must(t, err)
+	one[0] ^= 1 << rng.IntN(8)
+	_, err = f.WriteAt(one[:], at)
+	must(t, err, f.Close())
+}
+
+// readAll opens a store and reads every record. No error means that the
+// records are those of the digest.
+func readAll(dir string, fs vfs.FS, want [16]byte) (err error) {
+	s, err := Open(dir, Options{FS: fs, ReadOnly: true})
+	if err != nil {
+		return err
+	}
+	v := s.View()
+	got, err := v.ScanDigest(context.Background())
+	if err == nil && got != want {
+		err = fault.Newf(fault.Different, "read all", "digest")
+	}
+	_ = v.Close()
+	_ = s.Close()
+	return err
+}
+
+// TestBitFlipsInTablesAreTyped flips one bit of a table file at a time: either
+// reading everything fails with a typed error, or every record is right.
+func TestBitFlipsInTablesAreTyped(t *testing.T) {
+	fs := vfs.NewMem()
+	s := openMem(t, fs)
+	fill(t, s, 2000)
+	want := s.Digest()
+	must(t, s.Checkpoint("good"), s.Close())
+	names, err := fs.List("good")
+	must(t, err)
+	rng := rand.New(rand.NewPCG(1, 2))
+	flips, found := 0, 0
+	for _, name := range names {
+		if !strings.HasSuffix(name, ".sst") {
+			continue
+		}
+		for range 20 {
+			flips++
+			dir := fmt.Sprintf("bad-%d", flips)
+			_, err := vfs.Clone(fs, fs, "good", dir)
+			must(t, err)
+			flipBit(t, fs, fs.PathJoin(dir, name), rng)
+			switch err := readAll(dir, fs, want); {
+			case fault.Is(err, fault.Corrupt):
+				found++
+			case err != nil:
+				t.Fatalf("%s: got %v", name, err)
+			}
+			must(t, fs.RemoveAll(dir))
+		}
+	}
+	// A flip in a filter is not met by a scan: then the records are right.
+	if found*10 < flips*8 || found == 0 {
+		t.Fatalf("%d of %d flips found", found, flips)
+	}
+}
