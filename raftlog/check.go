@@ -42,14 +42,14 @@ func Inspect(dir string, o Options) (Info, []Finding, error) {
 	db, err := openStore(dir, o, g, true)
 	if err == nil {
 		var ld *loader
-		if ld, err = load(db); err == nil {
+		if ld, err = load(db, o); err == nil {
 			err = g.err()
 		}
 		cerr := closeStore(db)
 		if err == nil {
 			return ld.report(dir, cerr)
 		}
-		err = openError(dir, err, false)
+		err = openError(dir, err)
 	}
 	if fault.Is(err, fault.Corrupt) {
 		return Info{}, []Finding{{Code: fault.Corrupt, Path: dir, Detail: err.Error()}}, nil
@@ -59,7 +59,7 @@ func Inspect(dir string, o Options) (Info, []Finding, error) {
 
 func (ld *loader) report(dir string, err error) (Info, []Finding, error) {
 	if err != nil {
-		return Info{}, nil, openError(dir, err, false)
+		return Info{}, nil, openError(dir, err)
 	}
 	if ld.fresh {
 		ld.finding("the log holds nothing, not even its format")

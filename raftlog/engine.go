@@ -34,6 +34,15 @@ type Options struct {
 	Cache         *pebble.Cache       // shared block cache; nil: a small one of its own
 	MemTableBytes uint64              // 0: 16 MiB
 	OnFsync       func(time.Duration) // called by Append with the time a synced batch took
+
+	recentBytes uint64 // tests only: of entries kept decoded; 0: defaultRecent
+}
+
+func (o Options) recent() uint64 {
+	if o.recentBytes == 0 {
+		return defaultRecent
+	}
+	return o.recentBytes
 }
 
 func (o Options) logger() *slog.Logger {
@@ -49,7 +58,8 @@ func (o Options) corruption(err error) {
 	}
 }
 
-// openStore opens the Pebble store. The caller arms g afterwards.
+// openStore opens the Pebble store. A failure of the disk on the way is its
+// error, whatever Pebble makes of it.
 func openStore(dir string, o Options, g *guard, readOnly bool) (db *pebble.DB, err error) {
 	po := storeOptions(o, g)
 	po.ReadOnly = readOnly
@@ -57,14 +67,24 @@ func openStore(dir string, o Options, g *guard, readOnly bool) (db *pebble.DB, e
 	defer func() {
 		// Pebble panics on some damaged stores; bytes from the disk must not.
 		if r := recover(); r != nil {
-			db, err = nil, openError(dir, fmt.Errorf("panic: %v", r), true)
+			db, err = nil, openError(dir, firstOf(g.err(), fmt.Errorf("%w: panic: %v", pebble.ErrCorruption, r)))
 		}
 	}()
 	db, err = pebble.Open(dir, po)
 	if err != nil {
-		return nil, openError(dir, err, false)
+		return nil, openError(dir, firstOf(g.err(), err))
+	}
+	if err := g.err(); err != nil {
+		return nil, openError(dir, errors.Join(err, closeStore(db)))
 	}
 	return db, nil
+}
+
+func firstOf(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
 }
 
 // storeOptions tunes Pebble for a log: written in order, read once, deleted
@@ -104,7 +124,7 @@ func storeOptions(o Options, g *guard) *pebble.Options {
 	return po
 }
 
-func openError(dir string, err error, damaged bool) error {
+func openError(dir string, err error) error {
 	const op = "open raft log"
 	switch {
 	case errors.Is(err, syscall.EAGAIN):
@@ -114,7 +134,7 @@ func openError(dir string, err error, damaged bool) error {
 		return fault.New(fault.Refused, op, err).At(dir).WithHint("run the newer program that wrote it")
 	case errors.Is(err, syscall.ENOSPC):
 		return fault.New(fault.NoSpace, op, err).At(dir)
-	case damaged, pebble.IsCorruptionError(err), errors.Is(err, pebble.ErrDBNotPristine),
+	case pebble.IsCorruptionError(err), errors.Is(err, pebble.ErrDBNotPristine),
 		errors.Is(err, pebble.ErrDBDoesNotExist):
 		return corrupt(op, err).At(dir)
 	}

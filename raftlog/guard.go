@@ -3,6 +3,7 @@ package raftlog
 import (
 	"errors"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -18,7 +19,6 @@ var ErrBroken = errors.New("the Raft log is broken")
 
 // guard remembers the first failure. There is no way back.
 type guard struct {
-	armed  atomic.Bool // the store is open: failures are ours to report
 	broken atomic.Bool
 	mu     sync.Mutex
 	first  error
@@ -62,14 +62,11 @@ func brokenBy(err error) error {
 // then on it changes nothing: whatever Pebble asks for is dropped and reported
 // as done. So a failed fsync can not be followed by one that "succeeds".
 //
-// Pebble is not told because it can not take it: on a failure while it
-// rotates its write-ahead log it panics in a way that unlocks a mutex twice,
-// which no recover can stop, and a failed flush is retried in a busy loop.
-// Nothing is acknowledged on the strength of a dropped write, since Append
-// looks at the guard after each commit.
-//
-// While the store is being opened (guard not armed) failures pass through:
-// Open returns them.
+// Pebble is not told because it can not take it: a failed rotation of its
+// write-ahead log unlocks a mutex twice, which no recover can stop; a failed
+// move of a marker panics, mostly in a goroutine of Pebble's; a failed flush
+// is retried in a busy loop. Nothing is acknowledged on the strength of a
+// dropped write, since Open and Append look at the guard before they return.
 type guardFS struct {
 	vfs.FS
 	g *guard
@@ -80,11 +77,9 @@ func (g *guard) do(op func() error) error {
 	if g.broken.Load() {
 		return nil
 	}
-	err := op()
-	if err == nil || !g.armed.Load() {
-		return err
+	if err := op(); err != nil {
+		_ = g.fail(err)
 	}
-	_ = g.fail(err)
 	return nil
 }
 
@@ -104,7 +99,15 @@ func (g *guard) open(name string, op func() (vfs.File, error)) (vfs.File, error)
 	return file, nil
 }
 
+// Create syncs the directory before it makes a marker file. A marker names
+// another new file of its directory, and Pebble syncs the two names together:
+// a crash may keep the marker alone, and the store could not be opened.
 func (f guardFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if strings.HasPrefix(f.PathBase(name), "marker.") {
+		if err := f.syncDir(f.PathDir(name)); err != nil {
+			return nil, err
+		}
+	}
 	return f.g.open(name, func() (vfs.File, error) { return f.FS.Create(name, c) })
 }
 
@@ -118,6 +121,14 @@ func (f guardFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory)
 
 func (f guardFS) OpenDir(name string) (vfs.File, error) {
 	return f.g.open(name, func() (vfs.File, error) { return f.FS.OpenDir(name) })
+}
+
+func (f guardFS) syncDir(path string) error {
+	dir, err := f.OpenDir(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
 }
 
 func (f guardFS) Link(oldname, newname string) error {

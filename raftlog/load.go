@@ -23,8 +23,8 @@ type loader struct {
 }
 
 // load runs the loader. Pebble panics on some damage; that is an error here.
-func load(db *pebble.DB) (ld *loader, err error) {
-	ld = &loader{db: db}
+func load(db *pebble.DB, o Options) (ld *loader, err error) {
+	ld = &loader{db: db, s: shape{recentMax: o.recent()}}
 	defer func() {
 		if r := recover(); r != nil {
 			err = fmt.Errorf("%w: panic: %v", pebble.ErrCorruption, r)

@@ -54,7 +54,6 @@ func (l *Log) start() error {
 	if err != nil {
 		return err
 	}
-	l.g.armed.Store(true)
 	if fresh {
 		return l.commit(l.db.NewBatch(), &l.s, true)
 	}
@@ -63,12 +62,12 @@ func (l *Log) start() error {
 
 // load reads the log through. fresh: the store holds nothing at all.
 func (l *Log) load() (fresh bool, err error) {
-	ld, err := load(l.db)
+	ld, err := load(l.db, l.o)
 	if err == nil {
 		err = l.g.err()
 	}
 	if err != nil {
-		return false, openError(l.dir, err, false)
+		return false, openError(l.dir, err)
 	}
 	if len(ld.found) > 0 {
 		err := corrupt("open raft log", errors.New(ld.found[0].Detail)).At(l.dir)

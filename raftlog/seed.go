@@ -92,7 +92,6 @@ func openEmpty(dir string, o Options) (*seedling, error) {
 	if l.fresh, err = l.load(); err != nil {
 		return nil, errors.Join(err, closeStore(db))
 	}
-	g.armed.Store(true)
 	return l, nil
 }
 

@@ -10,8 +10,8 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 )
 
-// recentBytes bounds the decoded entries kept in memory.
-const recentBytes = 8 << 20
+// defaultRecent bounds the bytes of decoded entries kept in memory.
+const defaultRecent = 8 << 20
 
 // termRun says that the entries from first on have the given term, up to the
 // next run.
@@ -26,7 +26,8 @@ type termRun struct {
 //  2. len(ends) is the number of entries; ends never falls
 //  3. runs rise strictly in first and in term, and begin at trunc.Index+1,
 //     or are empty when the log is
-//  4. recent is the end of the log, contiguous, ending at last() when not empty
+//  4. recent is the end of the log, contiguous, ending at last() when not empty,
+//     of at most recentMax bytes
 type shape struct {
 	trunc ident.Position
 	hard  hardState
@@ -39,6 +40,7 @@ type shape struct {
 
 	recent     []*raftpb.Entry
 	recentSize uint64
+	recentMax  uint64
 }
 
 func (s *shape) first() uint64 { return s.trunc.Index + 1 }
@@ -98,7 +100,7 @@ func (s *shape) push(term, size uint64, e *raftpb.Entry) {
 	s.ends = append(s.ends, s.end(s.last())+size)
 	s.recent = append(s.recent, e)
 	s.recentSize += size
-	for s.recentSize > recentBytes {
+	for s.recentSize > s.recentMax {
 		i := s.recentFirst()
 		s.recentSize -= s.end(i) - s.end(i-1)
 		s.recent[0] = nil
@@ -162,5 +164,5 @@ func (s *shape) truncate(p ident.Position) {
 
 // reset empties the log at p.
 func (s *shape) reset(p ident.Position) {
-	*s = shape{trunc: p, hard: s.hard, state: s.state}
+	*s = shape{trunc: p, hard: s.hard, state: s.state, recentMax: s.recentMax}
 }
