@@ -12,6 +12,7 @@ import (
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/node/clusterapi"
 	"github.com/chainfire/cfseed/node/peer"
+	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/node/replica"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
@@ -80,11 +81,14 @@ func (b *backend) Raft(ctx context.Context) (clusterapi.Raft, error) {
 		if !ok {
 			since = -1
 		}
-		out.Progress[id] = clusterapi.Progress{Match: p.Match, State: p.State, RecentActive: p.RecentActive,
+		out.Progress[id] = clusterapi.Progress{Match: p.Match, State: progressNames[p.State], RecentActive: p.RecentActive,
 			SinceContact: since, EntriesSent: entries, Snapshots: snapshots}
 	}
 	return out, nil
 }
+
+// progressNames are the states of replication as the API names them.
+var progressNames = map[string]string{policy.StateProbe: "probe", policy.StateReplicate: "replicate", policy.StateSnapshot: "snapshot"}
 
 func (b *backend) Log() clusterapi.LogView     { return b.log }
 func (b *backend) State() clusterapi.StateView { return b.state.machine() }

@@ -42,28 +42,7 @@ func (s *Service) reserve(ctx context.Context, body *entryv1.ReserveMember) (*en
 	if !ok {
 		return nil, fault.Newf(fault.Internal, "reserve", "unexpected result %T", res.Response)
 	}
-	// A reservation made before the newcomer's address was known learns it now.
-	if len(body.GetPeerUrls()) > 0 && !equal(rec.GetPeerUrls(), body.GetPeerUrls()) &&
-		rec.GetState() == entryv1.MemberState_MEMBER_STATE_RESERVED {
-		if _, err := s.b.Propose(ctx, envelope.UpdateMember,
-			&entryv1.UpdateMember{Id: rec.GetId(), PeerUrls: body.GetPeerUrls()}); err != nil {
-			return nil, err
-		}
-		rec.PeerUrls = body.GetPeerUrls()
-	}
 	return rec, nil
-}
-
-func equal(a, b []string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
 
 // Bind ties a reserved ID to one data directory (S4).
@@ -186,6 +165,9 @@ func (s *Service) checkTicket(t *chainfirev1.JoinTicket) error {
 	case rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED:
 		return fault.Newf(fault.Refused, op, "member %s was removed; an ID is never used again", id).
 			WithHint("join with an empty directory")
+	case len(rec.GetPeerUrls()) == 0:
+		return fault.Newf(fault.Refused, op, "no peer URL of member %s is known", id).
+			WithHint("start it with `cfseed node --join`, which tells its peer URL")
 	case len(rec.GetDirectoryNonce()) == 0:
 		return fault.Newf(fault.Refused, op, "member %s is not bound to a directory", id)
 	}

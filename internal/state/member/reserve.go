@@ -26,8 +26,8 @@ const (
 func reserve(b Tables, index uint64, m *entryv1.ReserveMember) (*entryv1.MemberRecord, error) {
 	const op = "reserve member"
 	urls := canonicalURLs(m.GetPeerUrls())
-	if len(urls) == 0 {
-		return nil, refuse(fault.Usage, op, nil, "a peer URL is required")
+	if len(urls) == 0 && len(m.GetDirectoryNonce()) == 0 {
+		return nil, refuse(fault.Usage, op, nil, "a peer URL or a data directory is required")
 	}
 	if err := checkFields(op, m.GetName(), urls); err != nil {
 		return nil, err
@@ -79,7 +79,7 @@ func earlierTry(all []*entryv1.MemberRecord, m *entryv1.ReserveMember, urls []st
 		func(rec *entryv1.MemberRecord) bool { return name != "" && rec.GetName() == name },
 		func(rec *entryv1.MemberRecord) bool {
 			nameless := name != "" && rec.GetName() == "" || name == "" && reserved(rec)
-			return nameless && slices.Equal(rec.GetPeerUrls(), urls)
+			return nameless && len(urls) > 0 && slices.Equal(rec.GetPeerUrls(), urls)
 		},
 	}
 	for _, rule := range rules {
@@ -117,7 +117,7 @@ func retryReservation(b Tables, all []*entryv1.MemberRecord, rec *entryv1.Member
 	}
 	// A node that listens on any free port comes back with a new URL; nobody
 	// talks to a reservation yet, so the newest wins.
-	if !sameURLs && len(nonce) > 0 {
+	if !sameURLs && len(nonce) > 0 && len(urls) > 0 {
 		if err := urlsFree(op, all, rec.GetId(), urls); err != nil {
 			return nil, err
 		}

@@ -1,0 +1,185 @@
+package join
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+// PullConfig is what `cfseed pull` is told: a directory, and a source that is
+// either a running member (Config.Endpoints) or the directory of a stopped one
+// (Donor, way C1).
+type PullConfig struct {
+	Config
+	Donor string
+	Rand  io.Reader
+}
+
+// PullOutcome is what a pull achieved.
+type PullOutcome struct {
+	Outcome
+	Files   int
+	Seconds float64
+	// LeaseExpires is when the lease ends unless it is renewed; zero for an
+	// offline source, which has none.
+	LeaseExpires time.Time
+}
+
+// Pull seeds a data directory and leaves it ready for `node --join`. It holds
+// the directory's lock. Running it again resumes; a directory that holds a seed
+// is AlreadyComplete, one that holds a member is refused.
+func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
+	lock, err := cfg.Dir.Lock()
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	began := time.Now()
+	have, err := cfg.Dir.ReadIdentity()
+	if err == nil {
+		return pulledBefore(cfg, have)
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	if cfg.Directory, err = DirectoryNonce(cfg.Dir, cfg.Rand); err != nil {
+		return nil, err
+	}
+	if cfg.Name == "" {
+		cfg.Name = "node-" + cfg.Directory.String()[:8]
+	}
+	if cfg.Donor != "" {
+		out, err = pullStopped(ctx, cfg)
+	} else {
+		out, err = pullOnline(ctx, cfg)
+	}
+	if err != nil {
+		return nil, err
+	}
+	out.Seconds = time.Since(began).Seconds()
+	return out, nil
+}
+
+func pulledBefore(cfg PullConfig, have datadir.Identity) (*PullOutcome, error) {
+	if have.Seed == nil || have.Seed.Joined {
+		return nil, fault.Newf(fault.Refused, "pull", "the directory holds member %s", ident.FormatID(have.MemberID)).
+			At(cfg.Dir.Path()).WithHint("choose an empty --data-dir; a member's directory is never overwritten")
+	}
+	if err := cfg.Dir.RemoveStaging(); err != nil {
+		return nil, err
+	}
+	return &PullOutcome{Outcome: Outcome{Identity: have, AlreadyComplete: true}}, nil
+}
+
+func pullOnline(ctx context.Context, cfg PullConfig) (*PullOutcome, error) {
+	n := New(cfg.Config)
+	defer n.Close() //nolint:errcheck // idle connections
+	prepared, err := n.Prepare(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := &PullOutcome{Outcome: *prepared}
+	ttl, err := n.renew(ctx, prepared.Identity.Seed.LeaseID)
+	if err != nil {
+		return nil, err
+	}
+	out.LeaseExpires = time.Now().Add(ttl)
+	out.Files = int(prepared.Result.Meta.Files)
+	return out, nil
+}
+
+// renew gives the lease the time and room that the caller asked for.
+func (n *Newcomer) renew(ctx context.Context, lease uint64) (time.Duration, error) {
+	req := &chainfirev1.RenewLeaseRequest{LeaseId: lease, TtlMs: uint64(n.cfg.LeaseTTL.Milliseconds()), CapBytes: n.cfg.LeaseBytes}
+	var res *chainfirev1.RenewLeaseResponse
+	err := n.cluster.call(ctx, "renew lease", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
+		res, err = chainfirev1.NewSeedClient(c).RenewLease(ctx, req)
+		return err
+	})
+	return time.Duration(res.GetTtlMs()) * time.Millisecond, err
+}
+
+// pullStopped copies from the directory of a stopped member: its state only,
+// never its identity, vote or log.
+func pullStopped(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
+	fs := cfg.Dir.FS()
+	scratch := fs.PathJoin(cfg.Dir.Staging(), "donor")
+	if err := fs.RemoveAll(scratch); err != nil {
+		return nil, fault.New(fault.Internal, "pull", err).At(scratch)
+	}
+	started(cfg.Started, PhaseSeed)
+	seed, err := snapshot.FromStopped(ctx, fs, cfg.Donor, scratch)
+	if err != nil {
+		return nil, err
+	}
+	stage, err := snapshot.OpenStage(ctx, cfg.Dir, seed.ManifestBytes())
+	if err != nil {
+		return nil, errors.Join(err, seed.Remove())
+	}
+	moved, err := copyChunks(ctx, cfg.Config, seed, stage)
+	if err = errors.Join(err, seed.Remove()); err != nil {
+		return nil, errors.Join(err, stage.Close())
+	}
+	started(cfg.Started, PhaseVerify)
+	m := seed.Manifest()
+	id := datadir.Identity{Cluster: m.Cluster, Directory: cfg.Directory, Name: cfg.Name,
+		Seed: &datadir.SeedRef{Position: m.Position, ManifestRoot: seed.Root()}}
+	if err := stage.Install(ctx, id, snapshot.InstallOptions{}); err != nil {
+		return nil, err
+	}
+	if id, err = cfg.Dir.ReadIdentity(); err != nil {
+		return nil, err
+	}
+	out = &PullOutcome{Outcome: Outcome{Identity: id, Revision: m.Revision}, Files: len(m.Files)}
+	out.Result = transfer.PullResult{BytesTotal: m.TotalBytes(), BytesWire: moved, BytesReused: m.TotalBytes() - moved}
+	return out, nil
+}
+
+func started(say func(string), phase string) {
+	if say != nil {
+		say(phase)
+	}
+}
+
+// copyChunks moves what the stage misses; each chunk is checked on both sides.
+func copyChunks(ctx context.Context, cfg Config, seed *snapshot.Seed, stage *snapshot.Stage) (uint64, error) {
+	var moved uint64
+	began := time.Now()
+	total := seed.Manifest().TotalBytes()
+	buf := make([]byte, seed.Manifest().ChunkSize)
+	for _, r := range stage.Missing() {
+		for i := r.First; i < r.First+r.Count; i++ {
+			data, err := seed.ReadChunk(ctx, r.File, i, buf)
+			if err != nil {
+				return moved, err
+			}
+			if err := stage.Put(r.File, i, data); err != nil {
+				return moved, err
+			}
+			moved += uint64(len(data))
+		}
+		if cfg.Moved != nil {
+			cfg.Moved(transfer.Progress{BytesDone: stage.BytesDone(), BytesTotal: total, BytesWire: moved,
+				Rate: float64(moved) / max(time.Since(began).Seconds(), 1e-3)})
+		}
+	}
+	return moved, nil
+}
+
+// IsDirectory reports whether a source names a directory on this machine.
+func IsDirectory(fs vfs.FS, source string) bool {
+	info, err := fs.Stat(source)
+	return err == nil && info.IsDir()
+}
