@@ -8,15 +8,20 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/snapshot/chunk"
 	"github.com/chainfire/cfseed/snapshot/manifest"
 )
 
 // takeBack undoes the steps of an install that did not reach its commit point,
-// keeping its files: state-1 becomes staging/files again. Nothing here needs to
-// be durable, since whatever a crash leaves is read back before it is trusted.
+// keeping its files: state-1 becomes staging/files again. The steps need not be
+// durable, since whatever a crash leaves is read back before it is trusted; but
+// an identity whose commit failed must not come back while they are taken.
 func (s *Stage) takeBack() error {
+	if err := datadir.SyncDir(s.fs, s.d.Path()); err != nil {
+		return err
+	}
 	names, err := list(s.fs, s.d.Path())
 	if err != nil {
 		return err
