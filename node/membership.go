@@ -91,15 +91,14 @@ func (m *membership) refresh(known map[uint64]bool) error {
 	}
 	live := map[uint64]bool{}
 	for _, r := range machine.Members() {
-		removed := r.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED
 		switch {
-		case r.GetId() == self && removed:
+		case r.GetId() == self && r.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED:
 			return errRemoved(self)
 		case r.GetId() == self:
 			if err := m.joined(r); err != nil {
 				return err
 			}
-		case !removed:
+		case r.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER: // nobody talks to a reservation
 			live[r.GetId()] = true
 			m.transport.SetPeer(r.GetId(), r.GetPeerUrls())
 		}

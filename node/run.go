@@ -51,6 +51,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	if id, err := n.dir.ReadIdentity(); err == nil && cfg.Name == DefaultName && id.Name != "" {
+		n.cfg.Name = id.Name
+	}
 	if class == datadir.Foreign {
 		return fault.Newf(fault.NotEmpty, "node", "the directory holds files that are not a node's").At(cfg.DataDir).
 			WithHint("choose an empty --data-dir")

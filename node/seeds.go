@@ -217,6 +217,9 @@ func (s *seeds) DigestAt(_ context.Context, index uint64) (uint64, [16]byte, int
 func (s *seeds) progress() []clusterapi.SeedProgress {
 	var out []clusterapi.SeedProgress
 	for _, p := range s.server.Serving() {
+		if p.Streams == 0 {
+			continue // between two streams, or done and kept by its lease
+		}
 		percent := 0.0
 		if p.BytesTotal > 0 {
 			percent = min(100, 100*float64(p.BytesSent)/float64(p.BytesTotal))

@@ -158,6 +158,9 @@ func (n *Newcomer) complete(ctx context.Context, id datadir.Identity) (*Outcome,
 			At(n.cfg.Dir.Path()).WithHint("give the newcomer an empty directory")
 	}
 	n.cfg.Cluster, n.cfg.Directory = id.Cluster, id.Directory
+	if id.MemberID != 0 {
+		n.cfg.Name = id.Name // the reservation's; a new name is published later
+	}
 	n.startPhase(PhaseReserve)
 	res, err := n.reserve(ctx)
 	if err != nil {
