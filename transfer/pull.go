@@ -19,7 +19,8 @@ type PullConfig struct {
 	Dial      DialFunc
 	// OpenStage opens the stage for a manifest. When another source can not
 	// serve the seed begun with, the stage is closed and opened again with the
-	// new manifest: what the two have in common is to be kept.
+	// new manifest: what the two have in common is to be kept. The last stage
+	// stays open, for the caller to install and close.
 	OpenStage func(manifest []byte) (Stage, error)
 
 	Cluster     ident.Cluster // expected; zero = any
@@ -36,7 +37,7 @@ type PullConfig struct {
 	Compression string // auto | zstd | s2 | none; "" = auto
 
 	IdleTimeout   time.Duration // no byte for so long ends the pull; default 60 s
-	OpenTimeout   time.Duration // for one OpenSeed while the source lives; default 10 min
+	OpenTimeout   time.Duration // for opening the seed while a source answers; default 10 min
 	ContactWithin time.Duration // some endpoint must answer within; default 10 s, at most IdleTimeout
 	Grace         time.Duration // a source may be away for so long; default 2 s
 	Backoff       func(attempt int) time.Duration
@@ -92,6 +93,7 @@ type Event struct {
 type PullResult struct {
 	Meta           Meta
 	ManifestBytes  []byte
+	Stage          Stage // the last that OpenStage gave, open; nil if there is none
 	BytesTotal     uint64
 	BytesWire      uint64 // chunk data received, compressed, repetitions included
 	BytesReused    uint64 // of BytesTotal, there before this pull
@@ -116,6 +118,7 @@ type puller struct {
 	endpoints []*endpoint
 	current   int
 	contacted bool
+	opening   time.Time // when opening began; zero once a source has opened the seed
 
 	layout *layout // nil until there is a stage
 	stage  Stage
@@ -150,16 +153,12 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 	defer codec.Close()
 	pool := newBufferPool()
 	p := &puller{cfg: cfg, codec: codec, pool: pool, raw: newCodec(pool), report: reporter{call: cfg.Progress}}
-	p.idle = newIdleTimer(&p.counter)
+	p.idle, p.opening = newIdleTimer(&p.counter), time.Now()
 	p.learn(cfg.Endpoints)
 	p.result.LeaseID = cfg.LeaseID
 	start := time.Now()
 	err = p.run(ctx)
-	if p.stage != nil {
-		if cerr := p.stage.Close(); err == nil && cerr != nil {
-			err = cerr
-		}
-	}
+	p.result.Stage = p.stage
 	p.result.Seconds = time.Since(start).Seconds()
 	p.result.BytesWire = p.report.get().BytesWire
 	if p.in != nil {
@@ -202,6 +201,9 @@ func (p *puller) run(ctx context.Context) error {
 			return err
 		}
 		now := p.report.get()
+		if p.opening.IsZero() {
+			p.opening = time.Now()
+		}
 		switch {
 		case now.BytesDone > before.BytesDone:
 			e.away, e.dry, attempt = time.Time{}, 0, 0
@@ -233,6 +235,8 @@ func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
 		return false, p.exhausted(err)
 	} else if !p.contacted && idle >= p.cfg.ContactWithin {
 		return false, p.exhausted(err)
+	} else if !p.opening.IsZero() && time.Since(p.opening) >= p.cfg.OpenTimeout {
+		return false, p.exhausted(err) // it lives, but has no place for us
 	}
 	if e.away.IsZero() {
 		e.away = time.Now()

@@ -113,7 +113,7 @@ func (r *round) open(ctx context.Context) error {
 	case meta.Position.Index < r.cfg.MinPosition.Index:
 		return fault.Newf(fault.Refused, "open seed at "+r.addr, "its seed is at %s, want %s", meta.Position, r.cfg.MinPosition)
 	}
-	r.meta = meta
+	r.meta, r.opening = meta, time.Time{}
 	r.result.Meta, r.result.LeaseID, r.result.Source = meta, meta.LeaseID, r.addr
 	r.learn(resp.GetClientUrls())
 	r.tell(Event{Kind: EventOpened, Source: r.addr, Meta: meta})
@@ -209,6 +209,9 @@ func (r *round) fetchAll(ctx context.Context) error {
 // restage fetches the manifest and opens the stage for it.
 func (r *round) restage(ctx context.Context) error {
 	encoded, err := r.fetchManifest(ctx)
+	for tries := 0; fault.Is(err, fault.Corrupt) && tries < maxRefetch; tries++ {
+		encoded, err = r.fetchManifest(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -333,7 +336,7 @@ func (r *round) fetchShare(ctx context.Context, queue *workQueue, share []Range)
 	fr := &frameReader{layout: r.layout, root: r.layout.root, ranges: share}
 	fr.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
 		again, err := r.in.put(id, c)
-		if again {
+		if again && err == nil { // else it is in the rest
 			queue.add(Range{File: id.file, First: id.index, Count: 1})
 		}
 		return err

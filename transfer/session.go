@@ -269,7 +269,7 @@ func (s *Server) takeSlot(ctx context.Context, sess *session) error {
 
 // use finds the session of a lease and makes the caller one of its users; with
 // the first, renewal of the lease begins.
-func (s *Server) use(ctx context.Context, lease uint64, root [32]byte, limit int64) (*session, error) {
+func (s *Server) use(lease uint64, root [32]byte, limit int64) (*session, error) {
 	s.mu.Lock()
 	sess := s.sessions[lease]
 	if sess == nil || sess.layout.root != root {
@@ -286,11 +286,23 @@ func (s *Server) use(ctx context.Context, lease uint64, root [32]byte, limit int
 		s.wg.Go(func() { s.renew(rctx, sess) })
 	}
 	s.mu.Unlock()
-	if err := s.takeSlot(ctx, sess); err != nil {
+	if err := s.keepSlot(sess); err != nil {
 		s.unuse(sess)
 		return nil, err
 	}
 	return sess, nil
+}
+
+// keepSlot takes back the slot of a session that was idle, if one is free. A
+// stream does not wait for one: opening the seed again does.
+func (s *Server) keepSlot(sess *session) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !sess.slot && !s.slots.try() {
+		return fault.Newf(fault.Unreachable, "get snapshot", "the seed was idle and lost its slot").WithHint("open it again")
+	}
+	sess.slot = true
+	return nil
 }
 
 // notOpen is the answer to a stream without a session. The class says that

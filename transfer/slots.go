@@ -25,15 +25,23 @@ func newSlots(n, queue int, deadline time.Duration) *slots {
 	return s
 }
 
+// try takes a slot that is free now.
+func (s *slots) try() bool {
+	select {
+	case <-s.free:
+		return true
+	default:
+		return false
+	}
+}
+
 // acquire takes a slot, waiting for one if it must. fault.Unreachable says that
 // the queue is full, fault.Timeout that no slot came free: both mean that
 // another member, or a later call, may do.
 func (s *slots) acquire(ctx context.Context) error {
 	const op = "wait for a seed slot"
-	select {
-	case <-s.free:
+	if s.try() {
 		return nil
-	default:
 	}
 	defer s.waiting.Add(-1)
 	if s.waiting.Add(1) > s.queue {

@@ -35,7 +35,7 @@ func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest,
 	if err != nil {
 		return err
 	}
-	sess, err := s.use(ctx, req.GetLeaseId(), root, int64(min(req.GetRateLimit(), 1<<62)))
+	sess, err := s.use(req.GetLeaseId(), root, int64(min(req.GetRateLimit(), 1<<62)))
 	if err != nil {
 		return err
 	}

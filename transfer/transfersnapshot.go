@@ -46,7 +46,7 @@ func (s *Server) push(ctx context.Context, req *chainfirev1.TransferSnapshotRequ
 		return nil, err
 	}
 	lease := sess.lease
-	if _, err := s.use(ctx, lease.ID, sess.layout.root, int64(min(req.GetRateLimit(), 1<<62))); err != nil {
+	if _, err := s.use(lease.ID, sess.layout.root, int64(min(req.GetRateLimit(), 1<<62))); err != nil {
 		s.closeLease(lease.ID)
 		return nil, err
 	}
