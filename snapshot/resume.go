@@ -197,7 +197,7 @@ func (s *Stage) Adopt(ctx context.Context, dir string) (uint64, error) {
 	}
 	bySize := map[uint64][]int{}
 	for i := range s.m.Files {
-		if s.files[i].missing > 0 {
+		if s.files[i].lacks() {
 			bySize[s.m.Files[i].Size] = append(bySize[s.m.Files[i].Size], i)
 		}
 	}

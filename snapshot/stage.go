@@ -46,6 +46,12 @@ type stagedFile struct {
 
 func (f *stagedFile) has(i int) bool { return f.have[i/64]&(1<<(i%64)) != 0 }
 
+func (f *stagedFile) lacks() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.missing > 0
+}
+
 // Range is a run of chunks of one file.
 type Range struct {
 	File  int // index in the manifest
