@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"google.golang.org/protobuf/proto"
@@ -178,20 +179,31 @@ func TestFailedWriteBreaksTheStore(t *testing.T) {
 			s, err := Open("state-1", Options{FS: errorfs.Wrap(vfs.NewMem(), inj), OnCorruption: func(err error) { told <- err }})
 			must(t, err)
 			fill(t, s, 10)
-			on.Store(true)
 			b := s.NewBatch()
-			for i := uint64(11); err == nil; i++ {
-				must(t, b.Set(Members, []byte("k"), make([]byte, 1<<10)))
-				err = b.Commit(ident.Position{Term: 4, Index: i})
+			on.Store(true)
+			if err := s.db.LogData(nil, pebble.Sync); err != nil {
+				t.Fatal("Pebble hands the failure on:", err)
 			}
 			first := <-told
-			for what, err := range map[string]error{"commit": err, "flush": s.Flush(), "checkpoint": s.Checkpoint("seed"), "view": s.View().err} {
+			for what, err := range map[string]error{"commit": b.Commit(ident.Position{Term: 4, Index: 11}), "flush": s.Flush(),
+				"checkpoint": s.Checkpoint("seed"), "view": s.View().err} {
 				if err == nil || err.Error() != first.Error() {
 					t.Errorf("%s: %v, want %v", what, err, first)
 				}
 			}
 			if _, err := s.DurablePosition(); err == nil {
 				t.Error("a broken store names a durable position")
+			}
+			// Commits that get to Pebble before the failure is known.
+			s.failed.Store(nil)
+			var err2 error
+			for i := 0; err2 == nil && i < 100; i++ {
+				p := s.db.NewBatch()
+				must(t, p.Set([]byte("\x0bk\x00"), make([]byte, 1<<10), nil))
+				err2 = s.apply(p)
+			}
+			if err2 == nil || !s.wedged.Load() || err2.Error() != (<-told).Error() {
+				t.Errorf("commit to a failed log: %v", err2)
 			}
 			if want := map[error]fault.Code{syscall.EIO: fault.Internal, syscall.ENOSPC: fault.NoSpace}[errno]; fault.CodeOf(first) != want {
 				t.Errorf("class %s, want %s", fault.CodeOf(first), want)
