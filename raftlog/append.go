@@ -135,6 +135,7 @@ func (l *Log) commit(pb *pebble.Batch, s *shape, sync bool) (err error) {
 	if sync {
 		mode = pebble.Sync
 	}
+	l.dirty = true
 	if err := pb.Commit(mode); err != nil {
 		return l.g.fail(err)
 	}

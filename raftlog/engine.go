@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"syscall"
 	"time"
 
@@ -135,7 +136,7 @@ func openError(dir string, err error) error {
 	case errors.Is(err, syscall.ENOSPC):
 		return fault.New(fault.NoSpace, op, err).At(dir)
 	case pebble.IsCorruptionError(err), errors.Is(err, pebble.ErrDBNotPristine),
-		errors.Is(err, pebble.ErrDBDoesNotExist):
+		errors.Is(err, pebble.ErrDBDoesNotExist), errors.Is(err, os.ErrNotExist):
 		return corrupt(op, err).At(dir)
 	}
 	return fault.New(fault.CodeOf(err), op, err).At(dir)
