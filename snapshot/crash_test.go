@@ -103,7 +103,7 @@ func afterCrash(fs *vfs.MemFS, seed *Seed) (whole bool, err error) {
 	return false, nil
 }
 
-var crashSeeds = flag.Uint64("crash-seeds", 2, "how often each crash is repeated with other luck; 20 is thorough")
+var crashSeeds = flag.Uint64("crash-seeds", 1, "how often each crash is repeated with other luck; 20 is thorough")
 
 // starts are the directories that a join may find.
 func starts() map[string]func(t *testing.T, d *datadir.Dir, seed *Seed) {
