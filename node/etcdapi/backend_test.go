@@ -47,6 +47,7 @@ type local struct {
 	proposals  atomic.Int64
 	failWith   atomic.Pointer[error] // what Propose, ReadIndex and the member calls answer
 	lastPurged atomic.Int64
+	ahead      atomic.Int64 // writes of others since the response was made
 }
 
 func newLocal(t *testing.T) *local {
@@ -141,7 +142,7 @@ func (l *local) TxnRead(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse,
 }
 
 func (l *local) Header() *pb.ResponseHeader {
-	return &pb.ResponseHeader{ClusterId: clusterID, MemberId: selfID, Revision: l.m.Revision(), RaftTerm: 2}
+	return &pb.ResponseHeader{ClusterId: clusterID, MemberId: selfID, Revision: l.m.Revision() + l.ahead.Load(), RaftTerm: 2}
 }
 
 func (l *local) Role() (uint64, bool) { return l.leader.Load(), l.learner.Load() }

@@ -185,9 +185,12 @@ func TestMaintenance(t *testing.T) {
 		t.Error(err)
 	}
 	for name, call := range map[string]func(c pb.MaintenanceClient) error{
-		"alarm":  func(c pb.MaintenanceClient) error { _, err := c.Alarm(ctx(t), &pb.AlarmRequest{Action: 1}); return err },
-		"hash":   func(c pb.MaintenanceClient) error { _, err := c.Hash(ctx(t), &pb.HashRequest{}); return err },
-		"defrag": func(c pb.MaintenanceClient) error { _, err := c.Defragment(ctx(t), &pb.DefragmentRequest{}); return err },
+		"alarm": func(c pb.MaintenanceClient) error { _, err := c.Alarm(ctx(t), &pb.AlarmRequest{Action: 1}); return err },
+		"hash":  func(c pb.MaintenanceClient) error { _, err := c.Hash(ctx(t), &pb.HashRequest{}); return err },
+		"defrag": func(c pb.MaintenanceClient) error {
+			_, err := c.Defragment(ctx(t), &pb.DefragmentRequest{})
+			return err
+		},
 	} {
 		if err := call(pb.NewMaintenanceClient(s.conn)); status.Code(err) != codes.Unimplemented {
 			t.Errorf("%s: %v", name, err)

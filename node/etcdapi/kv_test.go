@@ -105,6 +105,30 @@ func TestTxn(t *testing.T) {
 	}
 }
 
+// A header tells the revision of the answer, not that of the moment it is sent.
+func TestHeaderIsOfTheAnswer(t *testing.T) {
+	s := serve(t, etcdapi.Options{}, nil)
+	s.ahead.Store(50)
+	put, err := s.cli.Put(ctx(t), "k", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rev := s.m.Revision()
+	get, err := s.cli.Get(ctx(t), "k")
+	if err != nil {
+		t.Fatal(err)
+	}
+	txn, err := s.cli.Txn(ctx(t)).Then(clientv3.OpGet("k")).Commit()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, h := range map[string]*pb.ResponseHeader{"put": put.Header, "get": get.Header, "txn": txn.Header} {
+		if h.GetRevision() != rev {
+			t.Errorf("%s: revision %d, want %d", name, h.GetRevision(), rev)
+		}
+	}
+}
+
 // Which requests are replicated, which wait for a read index, which do neither.
 func TestReadsDoNotPropose(t *testing.T) {
 	s := serve(t, etcdapi.Options{}, nil)
@@ -160,7 +184,9 @@ func TestBadRequests(t *testing.T) {
 	}
 	kv := pb.NewKVClient(s.conn)
 	put := func(r *pb.PutRequest) func() error { return func() error { _, err := kv.Put(ctx(t), r); return err } }
-	get := func(r *pb.RangeRequest) func() error { return func() error { _, err := kv.Range(ctx(t), r); return err } }
+	get := func(r *pb.RangeRequest) func() error {
+		return func() error { _, err := kv.Range(ctx(t), r); return err }
+	}
 	txn := func(ops ...*pb.RequestOp) func() error {
 		return func() error { _, err := kv.Txn(ctx(t), &pb.TxnRequest{Success: ops}); return err }
 	}
