@@ -27,16 +27,19 @@ const (
 const opHello = "peer handshake"
 
 // toStatus is what a refused peer hears.
-func toStatus(err error) error {
+func toStatus(err error) error { return rpcfault.ToStatus(named(err)) }
+
+// named gives a refusal that a member must recognise its class and reason.
+func named(err error) error {
 	switch {
 	case errors.Is(err, ErrRemoved):
-		err = fault.New(fault.Refused, opHello, err).At(reasonRemoved).
+		return fault.New(fault.Refused, opHello, err).At(reasonRemoved).
 			WithHint("the ID is never used again; to come back, start with an empty data directory and --join")
 	case errors.Is(err, ErrCopied):
-		err = fault.New(fault.Refused, opHello, err).At(reasonCopied).
+		return fault.New(fault.Refused, opHello, err).At(reasonCopied).
 			WithHint("stop the copy; a data directory belongs to one process, a new member needs its own seed")
 	}
-	return rpcfault.ToStatus(err)
+	return err
 }
 
 // fromStatus turns an error of a call into a fault. refused says that the

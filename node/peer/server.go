@@ -70,7 +70,7 @@ func (s *server) Stream(stream grpc.BidiStreamingServer[chainfirev1.PeerFrame, c
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
-	if isRefusal(fault.CodeOf(err)) {
+	if isRefusal(fault.CodeOf(named(err))) {
 		s.t.cfg.Logger.Warn("refused a peer's stream", "remote", remoteAddr(stream.Context()), "err", err)
 	}
 	return toStatus(err)
