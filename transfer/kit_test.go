@@ -13,6 +13,8 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
@@ -410,5 +412,41 @@ func wantCode(t testing.TB, err error, code fault.Code) {
 	t.Helper()
 	if !fault.Is(err, code) {
 		t.Fatalf("error %v (%s), want %s", err, fault.CodeOf(err), code)
+	}
+}
+
+// collect gives a sender's send function that keeps copies of the frames.
+func collect(out *[]*chainfirev1.GetSnapshotResponse) func(*chainfirev1.GetSnapshotResponse, mem.Buffer) error {
+	return func(f *chainfirev1.GetSnapshotResponse, _ mem.Buffer) error {
+		*out = append(*out, proto.CloneOf(f))
+		return nil
+	}
+}
+
+func testIntake(t testing.TB, l *layout, stage Stage) *intake {
+	t.Helper()
+	codec, err := chunk.NewCodec(1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(codec.Close)
+	return &intake{layout: l, stage: stage, codec: codec, pool: newBufferPool(), report: new(reporter), attempts: make(map[chunkID]int)}
+}
+
+// TestOracleSeesDamage: the comparison that the other tests rely on.
+func TestOracleSeesDamage(t *testing.T) {
+	seed := seedSpec{sizes: []int{5000}}.build(t)
+	src := startSource(t, nil, []*memSeed{seed})
+	disk := newMemDisk()
+	if diff := disk.compare(seed); diff == "" {
+		t.Error("an empty disk is taken for a whole one")
+	}
+	if _, err := Pull(t.Context(), pullConfig(disk, src.addr)); err != nil {
+		t.Fatal(err)
+	}
+	disk.check(t, seed)
+	disk.files[seed.m.Files[0].Digest].data[4999] ^= 1
+	if diff := disk.compare(seed); diff == "" {
+		t.Error("a flipped bit is not seen")
 	}
 }

@@ -195,19 +195,19 @@ func bare(addr string) string {
 func (p *puller) run(ctx context.Context) error {
 	for attempt := 0; ; {
 		e := p.endpoints[p.current]
-		before := p.report.get()
+		before := p.report.get().BytesDone
 		err := p.round(ctx, e)
 		if err == nil || ctx.Err() != nil || final(err) {
 			return err
 		}
-		now := p.report.get()
-		if p.opening.IsZero() {
+		opened := p.opening.IsZero()
+		if opened {
 			p.opening = time.Now()
 		}
 		switch {
-		case now.BytesDone > before.BytesDone:
+		case p.report.get().BytesDone > before:
 			e.away, e.dry, attempt = time.Time{}, 0, 0
-		case now.BytesWire > before.BytesWire:
+		case opened:
 			e.dry++
 		}
 		again, err := p.decide(e, err)
@@ -225,7 +225,8 @@ func (p *puller) run(ctx context.Context) error {
 	}
 }
 
-// maxDry is how many rounds in a row may bring bytes but no whole chunk.
+// maxDry is how many rounds in a row a source may open the seed and then bring
+// no chunk of it.
 const maxDry = 16
 
 // decide says, after a source failed, whether to try it again after a pause. If
