@@ -33,6 +33,7 @@ type memSeed struct {
 	m       *manifest.Manifest
 	files   [][]byte
 	delay   func(ctx context.Context) error // before each chunk; may be nil
+	damage  func(file, index int) bool      // whether this read gives a wrong byte; may be nil
 }
 
 type seedSpec struct {
@@ -107,7 +108,11 @@ func (s *memSeed) ReadChunk(ctx context.Context, file, index int, buf []byte) ([
 		}
 	}
 	off, n := chunk.Bounds(uint64(len(s.files[file])), s.m.ChunkSize, uint64(index))
-	return append(buf[:0], s.files[file][off:off+uint64(n)]...), nil
+	buf = append(buf[:0], s.files[file][off:off+uint64(n)]...)
+	if s.damage != nil && s.damage(file, index) {
+		buf[n/2] ^= 4
+	}
+	return buf, nil
 }
 
 // memDisk is what a target has: files by digest, partly filled.

@@ -207,11 +207,25 @@ func (p *pusher) converse(ctx context.Context, stream chainfirev1.Await_ReceiveC
 				return fault.New(fault.Corrupt, "push", err)
 			}
 			if err := snd.run(func() error { return snd.ranges(ranges) }); err != nil {
-				return p.streamError(ctx, err)
+				if snd.broken || ctx.Err() != nil {
+					return p.streamError(ctx, err)
+				}
+				p.partWith(ctx, stream)
+				return err
 			}
 		case <-ctx.Done():
 			return p.streamError(ctx, context.Cause(ctx))
 		}
+	}
+}
+
+// farewell is how long the target may take to hear why the push ends.
+const farewell = time.Second
+
+// partWith lets the error frame arrive before the stream is torn down.
+func (p *pusher) partWith(ctx context.Context, stream chainfirev1.Await_ReceiveClient) {
+	if stream.CloseSend() == nil {
+		_ = sleep(ctx, farewell) // readAnswers ends ctx with the stream
 	}
 }
 
