@@ -39,10 +39,11 @@ func drawEntry(t *rapid.T, m *machine) entry {
 	name := rapid.SampledFrom([]string{"", "a", "b", "c", "d"}).Draw(t, "name")
 	urls := []string{fmt.Sprintf("http://h%d", rapid.IntRange(1, 5).Draw(t, "url"))}
 	n := uint64(rapid.IntRange(0, 3).Draw(t, "n"))
+	reserveURLs := urls[:min(1, rapid.IntRange(0, 3).Draw(t, "reserve urls"))]
 	flag := rapid.Bool().Draw(t, "flag")
 	all := []entry{
 		{kind: envelope.ClusterInit, body: &entryv1.ClusterInit{ClusterId: 7, GenesisNonce: slices.Repeat([]byte{1 + byte(n/3)}, 16), ClusterVersion: 1}},
-		{kind: envelope.ReserveMember, body: &entryv1.ReserveMember{Name: name, PeerUrls: urls, DirectoryNonce: nonce, StayLearner: flag}},
+		{kind: envelope.ReserveMember, body: &entryv1.ReserveMember{Name: name, PeerUrls: reserveURLs, DirectoryNonce: nonce, StayLearner: flag}},
 		{kind: envelope.TouchReservation, body: &entryv1.TouchReservation{Id: id}},
 		{kind: envelope.CancelReservation, body: &entryv1.CancelReservation{Id: id, IfActivity: n, Force: flag}},
 		{kind: envelope.BindMember, body: &entryv1.BindMember{Id: id, DirectoryNonce: nonce}},
