@@ -212,6 +212,19 @@ func (l *Loop) Status() Status {
 	return s
 }
 
+// VisitActive calls fn for each member that the leader has heard of since its
+// last check of the quorum, at which the library forgets all of them.
+func (l *Loop) VisitActive(fn func(id uint64)) {
+	if l.prev.state != raft.StateLeader {
+		return
+	}
+	l.rn.WithProgress(func(id uint64, _ raft.ProgressType, p tracker.Progress) {
+		if p.RecentActive {
+			fn(id)
+		}
+	})
+}
+
 // Role gives who leads at present, which Ready may not have told yet.
 func (l *Loop) Role() Role { return l.currentRole() }
 

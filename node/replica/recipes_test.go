@@ -297,7 +297,7 @@ func TestPromotionNeedsAReachableQuorum(t *testing.T) {
 	// Two rounds of check-quorum end the leadership; after the first the leader
 	// still leads and knows who was silent.
 	for range 19 {
-		if n.r.Status().Progress[2].RecentActive {
+		if n.r.Status().Progress[2].RecentActive || n.r.Status().Progress[3].RecentActive {
 			if err := n.r.Tick(); err != nil {
 				t.Fatal(err)
 			}
@@ -328,6 +328,33 @@ func bootstrapEntries(t *testing.T, ids ...uint64) []*raftpb.Entry {
 		out = append(out, &raftpb.Entry{Type: raftpb.EntryConfChange.Enum(), Term: new(uint64(1)), Index: new(uint64(i + 1)), Data: data})
 	}
 	return out
+}
+
+// TestPromotionRightAfterAQuorumCheck: at a check of the quorum the library takes
+// every member for silent. Asking in step with the checks must not fail for ever.
+func TestPromotionRightAfterAQuorumCheck(t *testing.T) {
+	c, n := leaderWith200(t)
+	c.start(2, 2, 100, voters(1))
+	c.mustChange(state.AddLearner, 2)
+	c.ticks(5)
+	blinked := false
+	for range 20 {
+		if err := n.r.Tick(); err != nil {
+			t.Fatal(err)
+		}
+		blinked = blinked || !n.r.loop.Status().Progress[2].RecentActive
+		if p := n.r.Status().Progress[2]; !p.RecentActive {
+			t.Fatalf("%+v", p)
+		}
+		if blinked {
+			break
+		}
+		c.settle()
+	}
+	if !blinked {
+		t.Fatal("no check of the quorum was seen")
+	}
+	c.mustChange(state.AddVoter, 2)
 }
 
 // silentFor runs a node alone and gives whether its term stayed.

@@ -91,6 +91,9 @@ type Replica struct {
 	conf    confChange
 	reads   reads
 
+	ticks   int
+	contact map[uint64]int // at the leader: tick at which a member was last known as active
+
 	applied uint64 // reported as done
 	role    raftloop.Role
 
@@ -122,6 +125,7 @@ func New(cfg Config) (*Replica, error) {
 		waiters: make(map[uint64]*waiter),
 		placed:  make(map[uint64][]uint64),
 		snapOut: make(map[uint64]bool),
+		contact: make(map[uint64]int),
 		applied: cfg.Applied,
 		role:    loop.Role(),
 	}, nil
@@ -129,6 +133,8 @@ func New(cfg Config) (*Replica, error) {
 
 // Tick is one unit of time.
 func (r *Replica) Tick() error {
+	r.ticks++
+	r.loop.VisitActive(func(id uint64) { r.contact[id] = r.ticks })
 	if err := r.loop.Tick(); err != nil {
 		return err
 	}
@@ -180,8 +186,7 @@ func (r *Replica) TransferLeader(to uint64) error {
 	if err := r.leading("transfer leadership"); err != nil {
 		return err
 	}
-	s := r.loop.Status()
-	p, ok := s.Progress[to]
+	p, ok := r.Status().Progress[to]
 	if !ok || p.IsLearner {
 		return fault.Newf(fault.Refused, "transfer leadership", "member %x is not a voter", to)
 	}

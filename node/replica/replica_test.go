@@ -437,7 +437,7 @@ func TestTransferLeader(t *testing.T) {
 		t.Errorf("at a follower: %v", err)
 	}
 	c.drop = cut(3)
-	c.ticks(15)
+	c.ticks(20)
 	if err := c.nodes[1].r.TransferLeader(3); !fault.Is(err, fault.Refused) {
 		t.Errorf("to a member that is not in contact: %v", err)
 	}

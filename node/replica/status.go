@@ -13,7 +13,7 @@ import (
 type Progress struct {
 	Match, Next  uint64
 	State        string // StateProbe, StateReplicate or StateSnapshot
-	RecentActive bool   // heard of within the last election timeout or two
+	RecentActive bool   // heard of within about an election timeout
 	IsLearner    bool
 }
 
@@ -47,10 +47,18 @@ func (r *Replica) Status() Status {
 	if l.Progress != nil {
 		s.Progress = make(map[uint64]Progress, len(l.Progress))
 		for id, p := range l.Progress {
-			s.Progress[id] = Progress{Match: p.Match, Next: p.Next, State: p.State.String(), RecentActive: p.RecentActive, IsLearner: p.IsLearner}
+			s.Progress[id] = Progress{Match: p.Match, Next: p.Next, State: p.State.String(), RecentActive: p.RecentActive || r.inContact(id), IsLearner: p.IsLearner}
 		}
 	}
 	return s
+}
+
+// inContact bridges the moments after a check of the quorum, when the library
+// takes every member for silent: who asks in step with the check would never
+// find one in contact.
+func (r *Replica) inContact(id uint64) bool {
+	at, seen := r.contact[id]
+	return seen && r.ticks-at <= r.cfg.ElectionTicks/2
 }
 
 // Leader gives the member that leads, 0 when none is known.

@@ -80,6 +80,7 @@ func (r *Replica) changeRole(role raftloop.Role) {
 	r.failReads(role)
 	if was.State == raft.StateLeader && (role.State != raft.StateLeader || role.Term != was.Term) {
 		clear(r.snapOut)
+		clear(r.contact)
 		r.conf = confChange{}
 		r.failAll(errLeaderChanged("configuration change", role), func(w *waiter) bool { return !w.conf })
 	}
