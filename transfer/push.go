@@ -112,7 +112,9 @@ func (p *pusher) run(ctx context.Context) error {
 		p.idle.touch()
 		before := p.report.get().BytesWire
 		err := p.once(ctx)
-		if err == nil || ctx.Err() != nil || !p.moved || !transient(err) {
+		// in_use: the target has not noticed yet that the line before broke.
+		again := p.moved && (transient(err) || fault.Is(err, fault.InUse))
+		if err == nil || ctx.Err() != nil || !again {
 			return callerError(ctx, "push", err)
 		}
 		if brokeAt.IsZero() || p.report.get().BytesWire > before {

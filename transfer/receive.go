@@ -30,7 +30,8 @@ type ReceiveConfig struct {
 	// OpenStage opens the stage for a manifest, as in PullConfig.
 	OpenStage func(manifest []byte) (Stage, error)
 	// Finish verifies and installs the complete stage. The pusher is told that
-	// the seed is done only when Finish returned nil.
+	// the seed is done only when Finish returned nil. If that does not reach it,
+	// it pushes again: Finish is to be repeatable, or Accept to refuse.
 	Finish func(ctx context.Context, o Offer, s Stage) error
 
 	IdleTimeout time.Duration // default 60 s
@@ -57,6 +58,7 @@ type receiver struct {
 	ctx    context.Context
 	frames chan *inPush
 	broken chan error // why reading ended
+	ended  chan struct{}
 	idle   *idleTimer
 	codec  *chunk.Codec
 	pool   *bufferPool
@@ -68,10 +70,10 @@ type receiver struct {
 	result ReceiveResult
 }
 
-// Receive is the target's side of a push: it serves one Await.Receive call. The
-// error is a fault error, for the caller to turn into a status and to return
-// from the handler at once: only that ends a goroutine which reads from a peer
-// that sends nothing.
+// Receive is the target's side of a push: it serves one Await.Receive call. It
+// returns nil exactly when Finish did; another error is a fault error, for the
+// caller to turn into a status and to return from the handler at once: only
+// that ends a goroutine which reads from a peer that sends nothing.
 func Receive(stream chainfirev1.Await_ReceiveServer, cfg ReceiveConfig) (*ReceiveResult, error) {
 	setDefault(&cfg.IdleTimeout, time.Minute)
 	if cfg.Logger == nil {
@@ -84,15 +86,14 @@ func Receive(stream chainfirev1.Await_ReceiveServer, cfg ReceiveConfig) (*Receiv
 	defer codec.Close()
 	ctx, cancel := context.WithCancel(stream.Context())
 	defer cancel()
-	r := &receiver{cfg: cfg, stream: stream, ctx: ctx, frames: make(chan *inPush), broken: make(chan error, 1),
+	r := &receiver{cfg: cfg, stream: stream, ctx: ctx, frames: make(chan *inPush), broken: make(chan error, 1), ended: make(chan struct{}),
 		idle: newIdleTimer(cfg.Conns.of(ctx)), codec: codec, pool: newBufferPool(), report: reporter{call: cfg.Progress}}
+	defer close(r.ended)
 	start := time.Now()
 	go r.read() // ends with the stream, which ends with the handler
 	stage, err := r.run()
 	if stage != nil {
-		if cerr := stage.Close(); err == nil && cerr != nil {
-			err = cerr
-		}
+		_ = stage.Close() // what counts was said by Finish, or by what went wrong before
 	}
 	r.result.Seconds = time.Since(start).Seconds()
 	r.result.BytesWire = r.report.get().BytesWire
@@ -100,7 +101,10 @@ func Receive(stream chainfirev1.Await_ReceiveServer, cfg ReceiveConfig) (*Receiv
 		r.result.BytesRefetched = r.in.refetched()
 	}
 	if err == nil {
-		err = r.sendDone()
+		if derr := r.sendDone(); derr != nil { // the seed is installed all the same
+			cfg.Logger.Warn("the pusher could not be told that the seed is installed", "error", derr)
+		}
+		return &r.result, nil
 	}
 	return &r.result, callerError(stream.Context(), "receive seed", err)
 }
@@ -114,8 +118,8 @@ func (r *receiver) read() {
 			return
 		}
 		select {
-		case r.frames <- f:
-		case <-r.ctx.Done():
+		case r.frames <- f: // also after the line broke: what came is kept
+		case <-r.ended:
 			f.free()
 			return
 		}
