@@ -299,6 +299,13 @@ func TestOldTLSIsRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	server, err := f.Server()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cfg.MinVersion != tls.VersionTLS12 || server.MinVersion != tls.VersionTLS12 {
+		t.Errorf("least versions %x, %x", cfg.MinVersion, server.MinVersion)
+	}
 	for version, ok := range map[uint16]bool{tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true} {
 		c := cfg.Clone()
 		c.MinVersion, c.MaxVersion = version, version

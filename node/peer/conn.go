@@ -84,7 +84,7 @@ func (p *peer) best() string {
 
 var (
 	errURLsChanged  = errors.New("the peer has new URLs")
-	errHelloTimeout = fault.Newf(fault.Timeout, opHello, "no answer within %s", helloTimeout)
+	errHelloTimeout = fault.Newf(fault.Timeout, opHello, "no hello came")
 	errNoURL        = fault.Newf(fault.Unreachable, opHello, "no peer URL is known")
 )
 
@@ -220,7 +220,7 @@ func (t *Transport) streamEnd(ctx context.Context, s chainfirev1.Peer_StreamClie
 // greet opens a stream and exchanges hellos; end ends the stream's context.
 func (t *Transport) greet(ctx context.Context, end context.CancelCauseFunc, conn *grpc.ClientConn, id uint64) (
 	chainfirev1.Peer_StreamClient, func(), error) {
-	watchdog := time.AfterFunc(helloTimeout, func() { end(errHelloTimeout) })
+	watchdog := time.AfterFunc(t.greeting, func() { end(errHelloTimeout) })
 	defer watchdog.Stop()
 	s, err := chainfirev1.NewPeerClient(conn).Stream(ctx)
 	if err != nil {
@@ -291,7 +291,6 @@ func (t *Transport) pump(ctx context.Context, s chainfirev1.Peer_StreamClient, p
 		if err == nil {
 			continue
 		}
-		p.stats.drop(len(batch))
 		if errors.Is(err, io.EOF) {
 			// The peer ended the stream; streamEnd has the reason.
 			<-ctx.Done()
@@ -326,6 +325,13 @@ func (t *Transport) sendFrame(s chainfirev1.Peer_StreamClient, p *peer, batch []
 	for i, sp := range spans {
 		frame.Messages[i] = buf[sp.from:sp.to]
 	}
+	for i, m := range kept { // before the receiver can show that it has them
+		entries := 0
+		if m.GetType() == raftpb.MsgApp {
+			entries = len(m.GetEntries())
+		}
+		p.stats.sent(m.GetType().String(), spans[i].to-spans[i].from, entries)
+	}
 	var err error
 	if len(spans) > 0 {
 		err = s.Send(frame)
@@ -334,15 +340,5 @@ func (t *Transport) sendFrame(s chainfirev1.Peer_StreamClient, p *peer, batch []
 		*pooled = buf
 	}
 	t.buffers.Put(pooled)
-	if err != nil {
-		return err
-	}
-	for i, m := range kept {
-		entries := 0
-		if m.GetType() == raftpb.MsgApp {
-			entries = len(m.GetEntries())
-		}
-		p.stats.sent(m.GetType().String(), spans[i].to-spans[i].from, entries)
-	}
-	return nil
+	return err
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
-	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
 func TestMessagesArriveOnce(t *testing.T) {
@@ -293,31 +292,7 @@ func TestConfigAndRun(t *testing.T) {
 	if _, err := New(a.tr.cfg); !fault.Is(err, fault.Usage) {
 		t.Errorf("second transport on one registry: %v", err)
 	}
-	await(t, running(a), "start")
 	if err := a.tr.Run(context.Background()); err == nil {
 		t.Error("Run ran twice")
-	}
-}
-
-// running closes its channel when a answers hellos.
-func running(a *node) <-chan *chainfirev1.PeerHello {
-	out := make(chan *chainfirev1.PeerHello, 1)
-	for {
-		c, err := dial(a.url)
-		if err != nil {
-			return out
-		}
-		s, err := chainfirev1.NewPeerClient(c).Stream(context.Background())
-		if err == nil {
-			h := identity(9)
-			h.To = a.id
-			_ = s.Send(&chainfirev1.PeerFrame{Hello: h})
-			if f, err := s.Recv(); err == nil {
-				out <- f.GetHello()
-				_ = c.Close()
-				return out
-			}
-		}
-		_ = c.Close()
 	}
 }

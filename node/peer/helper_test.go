@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -93,6 +94,8 @@ type node struct {
 	served   chan struct{}
 }
 
+// tweak changes the configuration of a test member; nil shortens its patience
+// with silent peers.
 type tweak func(*Config)
 
 // start makes a member listening on loopback and runs it until the test ends.
@@ -104,7 +107,12 @@ func start(t *testing.T, id uint64, tweaks ...tweak) *node {
 		Check: func(*chainfirev1.PeerHello) error { return nil },
 		Dial:  dial, Handler: n.h, Registry: n.reg,
 	}
+	impatient := false
 	for _, f := range tweaks {
+		if f == nil {
+			impatient = true
+			continue
+		}
 		f(&cfg)
 	}
 	tr, err := New(cfg)
@@ -112,6 +120,9 @@ func start(t *testing.T, id uint64, tweaks ...tweak) *node {
 		t.Fatal(err)
 	}
 	n.tr = tr
+	if impatient {
+		tr.greeting = 50 * time.Millisecond
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -121,8 +132,17 @@ func start(t *testing.T, id uint64, tweaks ...tweak) *node {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
 	go func() { n.done <- tr.Run(ctx) }()
+	for !tr.running() { // until then it refuses, and what was sent to it is lost
+		runtime.Gosched()
+	}
 	t.Cleanup(func() { n.stop(t) })
 	return n
+}
+
+func (t *Transport) running() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.group != nil
 }
 
 func (n *node) serve(l net.Listener) {

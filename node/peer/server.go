@@ -86,7 +86,7 @@ func remoteAddr(ctx context.Context) string {
 // receive reads the hello and then messages until the stream ends.
 func (t *Transport) receive(ctx context.Context, end context.CancelCauseFunc,
 	stream grpc.BidiStreamingServer[chainfirev1.PeerFrame, chainfirev1.PeerFrame]) error {
-	watchdog := time.AfterFunc(helloTimeout, func() { end(errHelloTimeout) })
+	watchdog := time.AfterFunc(t.greeting, func() { end(errHelloTimeout) })
 	defer watchdog.Stop()
 	first, err := stream.Recv()
 	if err != nil {

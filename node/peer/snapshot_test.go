@@ -115,6 +115,27 @@ func TestSnapshotIsReportedOnce(t *testing.T) {
 	}
 }
 
+// What was queued before Run is reported as well, when Run comes.
+func TestSnapshotOfPeerRemovedBeforeRun(t *testing.T) {
+	h := newRecorder()
+	tr, err := New(Config{Self: func() *chainfirev1.PeerHello { return identity(1) }, Handler: h, Dial: dial,
+		Check: func(*chainfirev1.PeerHello) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tr.SetPeer(2, []string{"127.0.0.1:1"})
+	tr.Send([]*raftpb.Message{snap(1, 2)})
+	tr.RemovePeer(2)
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := tr.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if len(h.snapshots) != 1 {
+		t.Errorf("%d reports", len(h.snapshots))
+	}
+}
+
 func TestSnapshotCarriesItsSource(t *testing.T) {
 	root := bytes.Repeat([]byte{7}, 32)
 	a := start(t, 1, func(c *Config) {
@@ -148,7 +169,6 @@ func TestSnapshotCarriesItsSource(t *testing.T) {
 
 func TestSnapshotRefused(t *testing.T) {
 	n := start(t, 2)
-	await(t, running(n), "start")
 	n.h.install = func(context.Context, *chainfirev1.InstallSnapshotRequest, *raftpb.Message) error {
 		t.Error("a refused snapshot reached the handler")
 		return nil

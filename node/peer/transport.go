@@ -44,6 +44,7 @@ type Transport struct {
 	sessions *sessions
 	buffers  sync.Pool // *[]byte, for marshalling frames
 	start    time.Time
+	greeting time.Duration // helloTimeout
 
 	mu      sync.Mutex
 	peers   map[uint64]*peer
@@ -67,8 +68,8 @@ func New(cfg Config) (*Transport, error) {
 	return &Transport{
 		cfg: cfg, metrics: m, reports: newReporter(cfg.Handler), sessions: newSessions(),
 		buffers: sync.Pool{New: func() any { return new([]byte) }},
-		start:   time.Now(),
-		peers:   map[uint64]*peer{}, stats: map[uint64]*stats{},
+		start:   time.Now(), greeting: helloTimeout,
+		peers: map[uint64]*peer{}, stats: map[uint64]*stats{},
 	}, nil
 }
 
