@@ -30,9 +30,9 @@
 // Send never blocks. A queue that is full drops the newest message, counts it
 // and reports the peer as unreachable; so does a connection that ends. Raft
 // sends again. A message counts as sent when it is handed to the connection,
-// before its receiver can have it. MsgSnap is different: it goes out as the unary call
-// InstallSnapshot, and Handler.SnapshotDone is called exactly once for each,
-// whatever happens to the peer, the call or the transport.
+// before its receiver can have it. MsgSnap is different: it goes out as the
+// unary call InstallSnapshot, and Handler.SnapshotDone is called exactly once
+// for each, whatever happens to the peer, the call or the transport.
 //
 // # Identity
 //
