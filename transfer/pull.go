@@ -164,7 +164,10 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 	if p.in != nil {
 		p.result.BytesRefetched += p.in.refetched()
 	}
-	return p.result, callerError(ctx, "pull", err)
+	err = callerError(ctx, "pull", err)
+	cfg.Logger.Info("pull ended", "source", p.result.Source, "lease", ident.FormatID(p.result.LeaseID),
+		"seconds", p.result.Seconds, "bytes_wire", p.result.BytesWire, "result", result(err))
+	return p.result, err
 }
 
 // learn adds endpoints that are not known yet.

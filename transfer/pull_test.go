@@ -309,7 +309,7 @@ func TestPullStops(t *testing.T) {
 	})
 	t.Run("slow but alive", func(t *testing.T) {
 		slow := seedSpec{chunkSize: 256 << 10, sizes: []int{1 << 20}}.build(t)
-		src := startSource(t, nil, []*memSeed{slow})
+		src := startSource(t, nil, []*memSeed{slow}, func(c *Config, _ *wire) { c.IdleTimeout = 250 * time.Millisecond })
 		// One chunk takes longer than the idle timeout.
 		src.wire.plan(func(w *wire) { w.perByte, w.slice = 500*time.Nanosecond, 2000 })
 		disk := newMemDisk()

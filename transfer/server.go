@@ -32,6 +32,7 @@ type Config struct {
 	Slots         int           // seeds served at a time; default 8
 	QueueLength   int           // seeds that may wait for a slot; default 64
 	QueueTimeout  time.Duration // how long they may; default 30 s
+	Streams       int           // of one seed at a time; default 32
 	SlotGrace     time.Duration // an idle seed keeps its slot for so long; default 2 s
 	IdleTimeout   time.Duration // a peer that takes nothing for so long is dropped; default 60 s
 	SweepInterval time.Duration // between looks for leases that ended; default 5 s
@@ -43,6 +44,7 @@ func (c *Config) setDefaults() {
 	setDefault(&c.Slots, 8)
 	setDefault(&c.QueueLength, 64)
 	setDefault(&c.QueueTimeout, 30*time.Second)
+	setDefault(&c.Streams, 32)
 	setDefault(&c.SlotGrace, 2*time.Second)
 	setDefault(&c.IdleTimeout, time.Minute)
 	setDefault(&c.SweepInterval, 5*time.Second)

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"reflect"
 	"strings"
@@ -203,6 +204,61 @@ func TestGeneratedClient(t *testing.T) {
 			t.Fatal(err)
 		}
 		disk.check(t, seed)
+	}
+}
+
+// TestErrorFrame: a lease that ends in the middle of a stream is told in a frame.
+func TestErrorFrame(t *testing.T) {
+	seed := seedSpec{sizes: []int{20_000}}.build(t)
+	src := startSource(t, nil, []*memSeed{seed})
+	reads := 0
+	seed.delay = func(context.Context) error {
+		if reads++; reads == 3 {
+			src.leases.expireAll()
+		}
+		return nil
+	}
+	c := client(t, src.addr)
+	open, err := c.OpenSeed(t.Context(), &chainfirev1.OpenSeedRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.GetSnapshot(t.Context(), &chainfirev1.GetSnapshotRequest{LeaseId: open.GetMeta().GetLeaseId(),
+		ManifestRoot: open.GetMeta().GetManifestRoot(), Ranges: []*chainfirev1.FileRange{{File: 0}}})
+	var kinds []string
+	for err == nil {
+		var f *chainfirev1.GetSnapshotResponse
+		if f, err = stream.Recv(); err == nil {
+			kinds = append(kinds, fmt.Sprintf("%T %s", f.GetFrame(), f.GetError().GetCode()))
+		}
+	}
+	wantCode(t, rpcfault.FromStatus("get", err), fault.LeaseLost)
+	if n := len(kinds); n != 5 || !strings.HasSuffix(kinds[4], "_Error lease_lost") {
+		t.Errorf("frames %q", kinds)
+	}
+}
+
+// TestStreamsAreBounded: one lease does not open any number of streams.
+func TestStreamsAreBounded(t *testing.T) {
+	seed := seedSpec{sizes: []int{20_000}}.build(t)
+	seed.delay = func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+	src := startSource(t, nil, []*memSeed{seed}, func(c *Config, _ *wire) { c.Streams = 2 })
+	c := client(t, src.addr)
+	open, err := c.OpenSeed(t.Context(), &chainfirev1.OpenSeedRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i := range 3 {
+		stream, err := c.GetSnapshot(ctx, &chainfirev1.GetSnapshotRequest{LeaseId: open.GetMeta().GetLeaseId(),
+			ManifestRoot: open.GetMeta().GetManifestRoot(), Ranges: []*chainfirev1.FileRange{{File: 0}}})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if (err != nil) != (i == 2) {
+			t.Errorf("stream %d: %v", i, err)
+		}
 	}
 }
 

@@ -276,6 +276,11 @@ func (s *Server) use(lease uint64, root [32]byte, limit int64) (*session, error)
 		s.mu.Unlock()
 		return nil, s.notOpen(lease)
 	}
+	if sess.users >= s.cfg.Streams {
+		s.mu.Unlock()
+		return nil, fault.Newf(fault.Unreachable, "get snapshot", "%d streams of this seed are open", s.cfg.Streams).
+			WithHint("use fewer parallel streams")
+	}
 	sess.users++
 	if limit != sess.limit {
 		sess.limit, sess.limiter = limit, newLimiter(limit)

@@ -1,0 +1,148 @@
+package transfer
+
+import (
+	"context"
+	"net"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// inBubble serves a seed over memory, inside a synctest bubble: hours pass in no
+// time, and a time-out is exact.
+func inBubble(t *testing.T, seed *memSeed, w *wire, f func(t *testing.T, src *source, dial DialFunc)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := bufconn.Listen(1 << 20)
+		src := &source{leases: newFakeLeases(), provider: &fakeProvider{seeds: []Seed{seed}}, auth: &fakeAuth{}, wire: w}
+		var err error
+		src.server, err = NewServer(Config{Authorizer: src.auth, Leases: src.leases, Seeds: src.provider, Cluster: testCluster, Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := grpc.NewServer(ServerOptions()...)
+		chainfirev1.RegisterSeedServer(g, src.server)
+		var wg sync.WaitGroup
+		wg.Go(func() { _ = g.Serve(w.listen(l)) })
+		f(t, src, func(_ context.Context, _ string, opts ...grpc.DialOption) (Conn, error) {
+			return grpc.NewClient("passthrough:///memory", append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
+				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
+		})
+		w.kill()
+		g.Stop()
+		wg.Wait()
+		if err := src.server.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestIdleTimeoutIsExact: a source that falls silent at any point is given up
+// after the idle timeout, by at most a tenth late.
+func TestIdleTimeoutIsExact(t *testing.T) {
+	seed := seedSpec{chunkSize: 16 << 10, sizes: []int{300_000}}.build(t)
+	for _, at := range []int64{1, 100, 400, 3000, 50_000, 250_000} {
+		w := new(wire)
+		w.holeAt = at
+		inBubble(t, seed, w, func(t *testing.T, _ *source, dial DialFunc) {
+			cfg := pullConfig(newMemDisk(), "memory")
+			cfg.Dial, cfg.Compression, cfg.ContactWithin, cfg.Backoff = dial, "none", time.Hour, nil
+			start := time.Now()
+			_, err := Pull(t.Context(), cfg)
+			took := time.Since(start)
+			if at == 1 { // not even a greeting
+				wantCode(t, err, fault.Unreachable)
+			} else {
+				wantCode(t, err, fault.Timeout)
+			}
+			if took < time.Minute || took > 66*time.Second {
+				t.Errorf("silent from byte %d: gave up after %s, want 60 s to 66 s", at, took)
+			}
+		})
+	}
+}
+
+// TestCancelIsQuick: whatever a pull waits for, it ends when its caller says so.
+func TestCancelIsQuick(t *testing.T) {
+	seed := seedSpec{chunkSize: 16 << 10, sizes: []int{300_000}}.build(t)
+	for _, at := range []int64{1, 400, 100_000} {
+		w := new(wire)
+		w.holeAt = at
+		inBubble(t, seed, w, func(t *testing.T, _ *source, dial DialFunc) {
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+			defer cancel()
+			cfg := pullConfig(newMemDisk(), "memory")
+			cfg.Dial, cfg.Compression = dial, "none"
+			cfg.ContactWithin = time.Minute
+			start := time.Now()
+			_, err := Pull(ctx, cfg)
+			wantCode(t, err, fault.Timeout)
+			if took := time.Since(start); took < 10*time.Second || took > 11*time.Second {
+				t.Errorf("silent from byte %d: returned %s after the start, cancelled at 10 s", at, took)
+			}
+		})
+	}
+}
+
+// TestLeaseIsKept: a pull of an hour renews a lease of a minute, and a slow
+// source is not taken for a dead one.
+func TestLeaseIsKept(t *testing.T) {
+	seed := seedSpec{sizes: []int{4096 * 60}}.build(t)
+	seed.delay = func(ctx context.Context) error { return sleep(ctx, 50*time.Second) }
+	inBubble(t, seed, new(wire), func(t *testing.T, src *source, dial DialFunc) {
+		cfg := pullConfig(newMemDisk(), "memory")
+		cfg.Dial, cfg.Parallel = dial, 1
+		res, err := Pull(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if least := int(res.Seconds / 20); src.leases.renews < least {
+			t.Errorf("%d renewals in %.0f s, want one each 20 s at least", src.leases.renews, res.Seconds)
+		}
+	})
+}
+
+// TestIdleTimer: messages and enough bytes are progress, a few bytes are not,
+// and a pause stops the clock.
+func TestIdleTimer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c byteCounter
+		timer := newIdleTimer(&c)
+		check := func(want time.Duration) {
+			t.Helper()
+			if got := timer.since(); got != want {
+				t.Errorf("idle for %s, want %s", got, want)
+			}
+		}
+		_ = sleep(t.Context(), 5 * time.Second)
+		check(5 * time.Second)
+		c.n.Add(noise - 1)
+		check(5 * time.Second)
+		c.n.Add(1)
+		check(0)
+		_ = sleep(t.Context(), time.Second)
+		check(time.Second)
+		timer.pause()
+		_ = sleep(t.Context(), time.Hour)
+		check(0)
+		timer.touch()
+		_ = sleep(t.Context(), time.Second)
+		check(time.Second)
+	})
+}
+
+func TestBackoff(t *testing.T) {
+	for attempt := range 100 {
+		if d := DefaultBackoff(attempt); d < 50*time.Millisecond || d > 2*time.Second {
+			t.Errorf("attempt %d waits %s", attempt, d)
+		}
+	}
+}
