@@ -23,25 +23,28 @@ type fixture struct {
 
 func open(t testing.TB, fs *vfs.MemFS) *fixture {
 	t.Helper()
-	s, err := store.Open("state-1", store.Options{FS: fs, MemTableBytes: 256 << 10})
-	if err != nil {
-		t.Fatal(err)
-	}
-	m, err := state.Open(s)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f := &fixture{TB: t, fs: fs, s: s, m: m}
-	t.Cleanup(func() {
-		if f.s != nil {
-			f.close()
-		}
-	})
+	f := &fixture{TB: t, fs: fs}
+	f.load()
+	t.Cleanup(f.close)
 	return f
+}
+
+func (f *fixture) load() {
+	f.Helper()
+	var err error
+	if f.s, err = store.Open("state-1", store.Options{FS: f.fs, MemTableBytes: 256 << 10}); err != nil {
+		f.Fatal(err)
+	}
+	if f.m, err = state.Open(f.s); err != nil {
+		f.Fatal(err)
+	}
 }
 
 func (f *fixture) close() {
 	f.Helper()
+	if f.s == nil {
+		return
+	}
 	if err := f.s.Close(); err != nil {
 		f.Error(err)
 	}

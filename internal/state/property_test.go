@@ -1,0 +1,256 @@
+package state_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+)
+
+// source draws the entries of a log. index is that of the next entry, so that
+// members and leases, which are named after indexes, can be met.
+type source struct{ index uint64 }
+
+func (s *source) id(t *rapid.T) uint64 { return rapid.Uint64Range(1, s.index+1).Draw(t, "id") }
+
+func (s *source) next(t *rapid.T) state.Entry {
+	s.index++
+	conf, kind, body := s.body(t)
+	e := state.Entry{Index: s.index, Term: 1 + s.index/20}
+	if body == nil {
+		return e
+	}
+	b, err := proto.Marshal(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Data = envelope.Envelope{Kind: kind, RequestID: s.index, Body: b}.Append(nil)
+	if conf != nil {
+		e.Type, e.Conf = state.ConfChangeEntry, conf
+	}
+	return e
+}
+
+func (s *source) body(t *rapid.T) (*state.ConfChange, envelope.Kind, proto.Message) {
+	key := func() []byte {
+		return []byte(rapid.SampledFrom([]string{"", "a", "b", "c", "d", "e"}).Draw(t, "key"))
+	}
+	put := func() *etcdserverpb.PutRequest {
+		return &etcdserverpb.PutRequest{Key: key(), Value: []byte(fmt.Sprint(s.index)), IgnoreValue: rapid.IntRange(0, 9).Draw(t, "ignore") == 0}
+	}
+	url := func() []string {
+		return []string{fmt.Sprintf("http://m%d:1", rapid.IntRange(1, 4).Draw(t, "url"))}
+	}
+	nonce := []byte("0123456789abcdef")
+	id := s.id(t)
+	switch k := rapid.IntRange(0, 19).Draw(t, "kind"); k {
+	case 0:
+		return nil, 0, nil
+	case 1:
+		return nil, envelope.DeleteRange, &etcdserverpb.DeleteRangeRequest{Key: key(), RangeEnd: key()}
+	case 2, 3:
+		op := func(r *etcdserverpb.PutRequest) *etcdserverpb.RequestOp {
+			return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: r}}
+		}
+		del := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestDeleteRange{RequestDeleteRange: &etcdserverpb.DeleteRangeRequest{Key: key(), RangeEnd: key()}}}
+		return nil, envelope.Txn, &etcdserverpb.TxnRequest{
+			Compare: []*etcdserverpb.Compare{{Key: key(), Target: etcdserverpb.Compare_VERSION, TargetUnion: &etcdserverpb.Compare_Version{Version: 1}}},
+			Success: []*etcdserverpb.RequestOp{op(put()), op(put())}, Failure: []*etcdserverpb.RequestOp{del, op(put())},
+		}
+	case 4:
+		return nil, envelope.Compact, &etcdserverpb.CompactionRequest{Revision: rapid.Int64Range(0, int64(s.index)).Draw(t, "compact")}
+	case 5:
+		return nil, envelope.ClusterInit, &entryv1.ClusterInit{ClusterId: id, GenesisNonce: nonce, ClusterVersion: 1}
+	case 6, 7:
+		return nil, envelope.ReserveMember, &entryv1.ReserveMember{Name: fmt.Sprintf("n%d", id), PeerUrls: url(), DirectoryNonce: nonce}
+	case 8:
+		return nil, envelope.CancelReservation, &entryv1.CancelReservation{Id: id, Force: true}
+	case 9:
+		return nil, envelope.OpenSeedLease, &entryv1.OpenSeedLease{TtlMs: 1000, CapBytes: 1 << 30, MemberId: id, SourceId: 1, Target: "x"}
+	case 10:
+		return nil, envelope.RenewSeedLease, &entryv1.RenewSeedLease{Id: id}
+	case 11:
+		return nil, envelope.CloseSeedLease, &entryv1.CloseSeedLease{Id: id}
+	case 12, 13:
+		return &state.ConfChange{Type: state.AddVoter, NodeID: id}, envelope.BootstrapVoter, &entryv1.BootstrapVoter{Id: id, Name: "b", PeerUrls: url()}
+	case 14:
+		return &state.ConfChange{Type: state.AddLearner, NodeID: id}, envelope.AddLearner, &entryv1.AddLearner{Id: id, LeaseId: s.id(t), Position: &entryv1.Position{Term: 1, Index: id}}
+	case 15:
+		return &state.ConfChange{Type: state.RemoveNode, NodeID: id}, envelope.RemoveMember, &entryv1.RemoveMember{Id: id}
+	case 16:
+		return &state.ConfChange{Type: state.Unsupported, NodeID: id}, envelope.RemoveMember, &entryv1.RemoveMember{Id: id}
+	}
+	return nil, envelope.Put, put()
+}
+
+func sameResult(a, b state.Result) bool {
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	return a.Index == b.Index && a.Kind == b.Kind && a.RequestID == b.RequestID && a.ConfChanged == b.ConfChanged &&
+		text(a.Err) == text(b.Err) && proto.Equal(a.Response, b.Response) && proto.Equal(a.ConfState, b.ConfState)
+}
+
+func (f *fixture) scanDigest() [16]byte {
+	f.Helper()
+	v := f.s.View()
+	d, err := v.ScanDigest(context.Background())
+	if cerr := v.Close(); err != nil || cerr != nil {
+		f.Fatal(err, cerr)
+	}
+	return d
+}
+
+// TestMembersAgree applies one random log to two machines, of which one is
+// flushed, purged and reopened all the time: results and digests are equal at
+// every index, and the running digest is that of a scan.
+func TestMembersAgree(t *testing.T) {
+	kinds := map[envelope.Kind]int{}
+	rapid.Check(t, func(rt *rapid.T) {
+		quiet, busy := open(t, vfs.NewMem()), open(t, vfs.NewMem())
+		src := &source{}
+		var digests [][16]byte
+		for range rapid.IntRange(10, 60).Draw(rt, "entries") {
+			e := src.next(rt)
+			a, err := quiet.m.Apply(e)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if a.Err == nil {
+				kinds[a.Kind]++
+			}
+			switch rapid.IntRange(0, 9).Draw(rt, "disturb") {
+			case 0:
+				if err := busy.s.Flush(); err != nil {
+					rt.Fatal(err)
+				}
+			case 1:
+				if _, err := busy.m.Purge(rapid.IntRange(1, 9).Draw(rt, "rows")); err != nil {
+					rt.Fatal(err)
+				}
+			case 2:
+				busy.close()
+				busy.load()
+			}
+			b, err := busy.m.Apply(e)
+			if err != nil {
+				rt.Fatal(err)
+			}
+			if !sameResult(a, b) {
+				rt.Fatalf("entry %d:\n%+v\n%+v", e.Index, a, b)
+			}
+			if quiet.m.Digest() != busy.m.Digest() || !proto.Equal(quiet.m.ConfState(), busy.m.ConfState()) {
+				rt.Fatalf("members differ at %d after %+v", e.Index, a)
+			}
+			digests = append(digests, quiet.m.Digest())
+			if d := busy.scanDigest(); d != busy.m.Digest() {
+				rt.Fatalf("entry %d: digest %x, scan %x", e.Index, busy.m.Digest(), d)
+			}
+		}
+		for i, want := range digests {
+			if d, ok := quiet.m.DigestAt(uint64(i + 1)); !ok || d != want {
+				rt.Fatalf("digest at %d: %x, %v", i+1, d, ok)
+			}
+		}
+		busy.close()
+		quiet.close()
+	})
+	// The log must not be all refusals.
+	for _, k := range []envelope.Kind{envelope.Put, envelope.DeleteRange, envelope.Txn, envelope.Compact, envelope.ClusterInit,
+		envelope.ReserveMember, envelope.OpenSeedLease, envelope.BootstrapVoter} {
+		if kinds[k] == 0 {
+			t.Errorf("no %s was carried out", k)
+		}
+	}
+}
+
+// TestMembersThatDifferSaySo is the oracle's own test.
+func TestMembersThatDifferSaySo(t *testing.T) {
+	a, b := open(t, vfs.NewMem()), open(t, vfs.NewMem())
+	a.apply(envelope.Put, put("k", "1"))
+	b.apply(envelope.Put, put("k", "2"))
+	if a.m.Digest() == b.m.Digest() {
+		t.Fatal("other values, one digest")
+	}
+	a.apply(envelope.Put, put("k", "same"))
+	b.apply(envelope.Put, put("k", "same"))
+	if a.m.Digest() != b.m.Digest() {
+		t.Fatal("equal again, but for the past: two digests")
+	}
+}
+
+func TestDigestRing(t *testing.T) {
+	f := open(t, vfs.NewMem())
+	if _, ok := f.m.DigestAt(1); ok {
+		t.Fatal("digest of an entry to come")
+	}
+	const n = 1<<16 + 10
+	for i := range uint64(n) {
+		if _, err := f.m.Apply(state.Entry{Index: i + 1, Term: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for index, want := range map[uint64]bool{10: false, 11: true, n: true, n + 1: false, 0: false} {
+		if _, ok := f.m.DigestAt(index); ok != want {
+			t.Errorf("DigestAt(%d): %v, want %v", index, ok, want)
+		}
+	}
+}
+
+func TestReadersWhileApplying(t *testing.T) {
+	f := open(t, vfs.NewMem())
+	f.apply(envelope.Put, put("a", "0"))
+	f.apply(envelope.Put, put("b", "0"))
+	done := make(chan error)
+	for range 2 {
+		go func() { done <- readUntil(f.m, 500) }()
+	}
+	op := func(k, v string) *etcdserverpb.RequestOp {
+		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: put(k, v)}}
+	}
+	for i := range 500 {
+		v := fmt.Sprint(i)
+		f.apply(envelope.Txn, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{op("a", v), op("b", v)}})
+		if i%50 == 0 {
+			f.apply(envelope.Compact, &etcdserverpb.CompactionRequest{Revision: f.m.Revision()})
+			if _, err := f.m.Purge(100); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// readUntil reads a pair of keys, which are always written together, until
+// the revision is reached.
+func readUntil(m *state.Machine, rev int64) error {
+	for {
+		resp, err := m.Range(context.Background(), &etcdserverpb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("c")})
+		if err != nil {
+			return err
+		}
+		kvs := resp.GetKvs()
+		if len(kvs) != 2 || string(kvs[0].GetValue()) != string(kvs[1].GetValue()) || kvs[1].GetModRevision() > resp.GetHeader().GetRevision() {
+			return fmt.Errorf("torn read: %v", resp)
+		}
+		_, _ = m.Members(), m.ConfState()
+		if m.Revision() >= rev {
+			return nil
+		}
+	}
+}
