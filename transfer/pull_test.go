@@ -155,7 +155,7 @@ func TestPullFlippedBits(t *testing.T) {
 	pull := func() (*memDisk, PullResult, error) {
 		disk := newMemDisk()
 		cfg := pullConfig(disk, src.addr)
-		cfg.Compression, cfg.Parallel, cfg.IdleTimeout = "none", 2, 150*time.Millisecond
+		cfg.Compression, cfg.Parallel, cfg.IdleTimeout = "none", 2, 80*time.Millisecond
 		res, err := Pull(t.Context(), cfg)
 		return disk, res, err
 	}

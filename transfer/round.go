@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -24,6 +25,7 @@ type round struct {
 	client chainfirev1.SeedClient
 	meta   Meta
 	end    context.CancelCauseFunc
+	limit  atomic.Int64 // of silence, in nanoseconds
 }
 
 // round makes a connection to e and fetches what is missing. A watchdog ends it
@@ -41,10 +43,12 @@ func (p *puller) round(ctx context.Context, e *endpoint) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
+	r.allow()
 	wg.Go(func() { cancel(r.watch(ctx)) })
 	if err := r.open(ctx); err != nil {
 		return r.why(caller, ctx, err)
 	}
+	r.allow() // more sources may be known now
 	wg.Go(func() { r.renew(ctx) })
 	return r.why(caller, ctx, r.fetchAll(ctx))
 }
@@ -61,9 +65,9 @@ func (r *round) why(caller, ctx context.Context, err error) error {
 	return err
 }
 
-// watch ends the round when nothing came for too long: the idle timeout when
-// there is no other source, else a third of it.
-func (r *round) watch(ctx context.Context) error {
+// allow sets how long the source may be silent: the idle timeout when there is
+// no other source, else a third of it.
+func (r *round) allow() {
 	limit := r.cfg.IdleTimeout
 	if r.next() != r.current {
 		limit /= 3
@@ -71,14 +75,20 @@ func (r *round) watch(ctx context.Context) error {
 	if !r.contacted {
 		limit = min(limit, r.cfg.ContactWithin)
 	}
+	r.limit.Store(int64(limit))
+}
+
+// watch ends the round when nothing came for too long; its own goroutine.
+func (r *round) watch(ctx context.Context) error {
 	started := time.Now()
-	tick := time.NewTicker(pollEvery(limit))
-	defer tick.Stop()
 	for {
+		limit := time.Duration(r.limit.Load())
+		timer := time.NewTimer(pollEvery(limit))
 		select {
 		case <-ctx.Done():
+			timer.Stop()
 			return context.Cause(ctx)
-		case <-tick.C:
+		case <-timer.C:
 			idle := r.idle.since()
 			if min(idle, time.Since(started)) >= limit || idle >= r.cfg.IdleTimeout {
 				return fault.Newf(fault.Timeout, "pull from "+r.addr, "no byte for %s", limit)

@@ -122,7 +122,7 @@ func TestIdleTimer(t *testing.T) {
 				t.Errorf("idle for %s, want %s", got, want)
 			}
 		}
-		_ = sleep(t.Context(), 5 * time.Second)
+		_ = sleep(t.Context(), 5*time.Second)
 		check(5 * time.Second)
 		c.n.Add(noise - 1)
 		check(5 * time.Second)
