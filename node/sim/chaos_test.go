@@ -49,7 +49,7 @@ func (x *nemesis) load(n int) {
 func (x *nemesis) harm() {
 	nodes := x.c.Nodes()
 	n := nodes[x.rng.IntN(len(nodes))]
-	switch x.rng.IntN(9) {
+	switch x.rng.IntN(10) {
 	case 0, 1:
 		x.must(n.Crash(0))
 	case 2:
@@ -74,6 +74,13 @@ func (x *nemesis) harm() {
 		x.c.Heal()
 	case 7:
 		x.c.SetDrop(x.rng.IntN(30))
+	case 9: // enough to truncate the log behind whoever is away
+		for i := range 60 {
+			if l := x.c.Leader(); l != nil {
+				x.c.Put(l.Name(), "bulk", fmt.Sprint(i))
+			}
+			x.c.RunFor(50)
+		}
 	case 8:
 		if l := x.c.Leader(); l != nil {
 			_ = l.rep.TransferLeader(n.ID()) // refused where it makes no sense

@@ -28,6 +28,7 @@ type Join struct {
 	Seeds           int    // how often a seed was fetched
 
 	deadline int64
+	epoch    int // of the node while the join goes on
 	rec      *entryv1.MemberRecord
 	lease    *entryv1.SeedLease
 }
@@ -51,9 +52,9 @@ func (c *Cluster) Add(name string, o Options) *Join {
 	if n == nil {
 		n = c.newNode(name)
 	}
-	epoch := n.epoch
+	j.epoch = n.epoch
 	c.spawn(func(p *proc) {
-		j.Err = j.run(p, n, epoch)
+		j.Err = j.run(p, n)
 		j.Ended = true
 		if j.Err == nil {
 			j.Phase = "done"
@@ -74,7 +75,7 @@ func (j *Join) phase(p *proc, name string) {
 // run goes through the phases. A seed that is too old or lost its lease by the
 // time of admission is fetched again only while nothing is committed to disk;
 // afterwards the member needs a new directory, which here is an error.
-func (j *Join) run(p *proc, n *Node, epoch int) error {
+func (j *Join) run(p *proc, n *Node) error {
 	if id, ok := n.identity(); ok {
 		p.c.identify(n, id.MemberID)
 		j.rec = &entryv1.MemberRecord{Id: id.MemberID}
@@ -92,7 +93,7 @@ func (j *Join) run(p *proc, n *Node, epoch int) error {
 	p.c.identify(n, j.rec.GetId())
 	var id datadir.Identity
 	for {
-		id, err = j.seed(p, n, epoch, nonce)
+		id, err = j.seed(p, n, nonce)
 		if err == nil {
 			break
 		}
@@ -110,7 +111,7 @@ func (j *Join) run(p *proc, n *Node, epoch int) error {
 }
 
 // seed fetches and installs a seed.
-func (j *Join) seed(p *proc, n *Node, epoch int, nonce [16]byte) (datadir.Identity, error) {
+func (j *Join) seed(p *proc, n *Node, nonce [16]byte) (datadir.Identity, error) {
 	var none datadir.Identity
 	if err := j.openLease(p); err != nil {
 		return none, err
@@ -130,8 +131,8 @@ func (j *Join) seed(p *proc, n *Node, epoch int, nonce [16]byte) (datadir.Identi
 			_ = seed.Remove() // a crash on the way leaves it to the next start
 		}
 	}()
-	if n.epoch != epoch {
-		return none, fault.Newf(fault.Interrupted, "join", "%s went down", n.name)
+	if err := j.gone(n); err != nil {
+		return none, err
 	}
 	stage, err := snapshot.OpenStage(context.Background(), n.dir(), seed.ManifestBytes())
 	if err != nil {
@@ -139,7 +140,7 @@ func (j *Join) seed(p *proc, n *Node, epoch int, nonce [16]byte) (datadir.Identi
 	}
 	j.Seeds++
 	if err := p.transfer(source, seed, n, stage); err != nil {
-		if n.epoch == epoch {
+		if j.gone(n) == nil {
 			return none, joined(err, stage.Close())
 		}
 		return none, err
@@ -199,20 +200,24 @@ func (j *Join) source(p *proc) (*Node, error) {
 
 // enter starts the node and has it admitted.
 func (j *Join) enter(p *proc, n *Node, id datadir.Identity) error {
+	if err := j.gone(n); err != nil {
+		return err
+	}
 	if !n.up {
 		j.phase(p, "start")
 		if err := n.open(); err != nil {
 			return err
 		}
+		j.epoch = n.epoch
 	}
 	j.phase(p, "admit")
-	if err := j.admit(p, id); err != nil {
+	if err := j.admit(p, n, id); err != nil {
 		return err
 	}
 	j.phase(p, "catch up")
 	ok := p.until(j.deadline, func() bool {
 		rec := p.c.record(id.MemberID)
-		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED {
+		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED || j.gone(n) != nil {
 			return true
 		}
 		if rec.GetState() != entryv1.MemberState_MEMBER_STATE_MEMBER {
@@ -228,10 +233,20 @@ func (j *Join) enter(p *proc, n *Node, id datadir.Identity) error {
 	switch rec := p.c.record(id.MemberID); {
 	case rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED:
 		return fault.Newf(fault.Refused, "join", "%s was removed", j.Node)
+	case j.gone(n) != nil:
+		return j.gone(n)
 	case !ok:
 		return fault.Newf(fault.Timeout, "join", "%s did not catch up", j.Node)
 	}
 	return nil
+}
+
+// gone gives the error of a join whose node lost its power under it.
+func (j *Join) gone(n *Node) error {
+	if n.epoch == j.epoch {
+		return nil
+	}
+	return fault.Newf(fault.Interrupted, "join", "%s went down", n.name)
 }
 
 // record is the leader's record of a member; nil when there is no leader.
@@ -245,8 +260,11 @@ func (c *Cluster) record(id uint64) *entryv1.MemberRecord {
 
 // admit has the learner added, after the leader's own checks: the seed must be a
 // part of its log, and what follows it must still be there.
-func (j *Join) admit(p *proc, id datadir.Identity) error {
+func (j *Join) admit(p *proc, n *Node, id datadir.Identity) error {
 	for {
+		if err := j.gone(n); err != nil {
+			return err
+		}
 		switch rec := p.c.record(id.MemberID); rec.GetState() {
 		case entryv1.MemberState_MEMBER_STATE_MEMBER:
 			return nil
@@ -354,4 +372,16 @@ func (p *proc) await(n *Node, start func(done func(state.Result, error)) error) 
 		return res, fault.Newf(fault.Timeout, "call", "no answer from %s", n.name)
 	}
 	return res, err
+}
+
+// removeMember removes a member through the leader.
+func removeMember(p *proc, id uint64) error {
+	l := p.c.Leader()
+	if l == nil {
+		return fault.Newf(fault.Unreachable, "remove", "no leader")
+	}
+	_, err := p.await(l, func(done func(state.Result, error)) error {
+		return l.change(state.RemoveNode, id, envelope.RemoveMember, &entryv1.RemoveMember{Id: id}, done)
+	})
+	return err
 }
