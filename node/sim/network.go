@@ -27,7 +27,7 @@ func (c *Cluster) Heal() { c.link = nil }
 func (c *Cluster) SetDrop(percent int) { c.cfg.DropPercent = percent }
 
 // Intercept sees each message as it arrives and decides whether it does; nil
-// lets all pass.
+// lets all pass. The sender learns of a MsgSnap that does not.
 func (c *Cluster) Intercept(pass func(to *Node, m *raftpb.Message) bool) { c.probe = pass }
 
 // SnapshotsSent counts the MsgSnap sent to a node.
@@ -60,6 +60,11 @@ func (c *Cluster) send(from *Node, m *raftpb.Message) {
 			if m.GetType() == raftpb.MsgSnap {
 				c.undeliverable(from, epoch, m)
 			}
+		case c.probe != nil && !c.probe(to, m):
+			c.tracef("held back %s %s->%s", m.GetType(), from.name, to.name)
+			if m.GetType() == raftpb.MsgSnap {
+				c.undeliverable(from, epoch, m)
+			}
 		default:
 			c.deliver(from, to, b)
 		}
@@ -82,9 +87,6 @@ func (c *Cluster) deliver(from, to *Node, b []byte) {
 	m := &raftpb.Message{}
 	if err := proto.Unmarshal(b, m); err != nil {
 		c.breach("%s can not decode a message: %v", to.name, err)
-		return
-	}
-	if c.probe != nil && !c.probe(to, m) {
 		return
 	}
 	c.tracef("%s recv %s from %s", to.name, m.GetType(), from.name)

@@ -103,6 +103,9 @@ func (n *Node) open() (err error) {
 	if n.log, err = raftlog.Open(n.dir().Raft(), n.logOptions()); err != nil {
 		return err
 	}
+	if n.log.State() == 0 { // Open has made a new one
+		return fault.Newf(fault.Corrupt, "start "+n.name, "the raft log of a member is gone")
+	}
 	if err := n.openState(n.log.State()); err != nil {
 		return err
 	}
