@@ -108,7 +108,7 @@ func (in *installer) fetch(ctx context.Context, req *chainfirev1.InstallSnapshot
 	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, Cluster: id.Cluster, LeaseID: req.GetLeaseId(),
 		WantRoot: req.GetManifestRoot(), MinPosition: ident.Position{Term: meta.GetTerm(), Index: meta.GetIndex()},
 		Target: n.cfg.Name + " (raft snapshot)", Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
-		IdleTimeout: defaultIdleTimeout, OpenStage: func(manifest []byte) (transfer.Stage, error) {
+		IdleTimeout: defaultIdleTimeout, Logger: n.logger, OpenStage: func(manifest []byte) (transfer.Stage, error) {
 			s, err := snapshot.OpenMemberStage(ctx, n.dir, manifest)
 			if err != nil {
 				return nil, err

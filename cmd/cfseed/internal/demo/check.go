@@ -1,0 +1,140 @@
+package demo
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/zeebo/xxh3"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/netsec"
+)
+
+// clients are the addresses of the members that run.
+func (r *run) clients() []string {
+	var out []string
+	for _, p := range r.nodes {
+		if p.client != "" && p.running() {
+			out = append(out, p.client)
+		}
+	}
+	return out
+}
+
+// leader finds the process that leads.
+func (r *run) leader(ctx context.Context) (*process, error) {
+	var st struct {
+		Leader string `json:"leader"`
+	}
+	if err := r.command(ctx, &st, "status", "--endpoints", r.nodes[0].client); err != nil {
+		return nil, err
+	}
+	for _, p := range r.nodes {
+		if p.id == st.Leader {
+			return p, nil
+		}
+	}
+	return nil, fault.Newf(fault.Internal, "demo", "the leader %q is not one of ours", st.Leader)
+}
+
+// readBack reads the whole store from every member and holds it against the
+// ledger.
+func (r *run) readBack(ctx context.Context) error {
+	r.cfg.Progress.Phase("read back")
+	var bad error
+	for _, p := range r.nodes {
+		lost, err := r.lostAt(ctx, p)
+		if err != nil {
+			return err
+		}
+		r.rep.KeysChecked += len(r.acked.keys)
+		for _, key := range lost {
+			r.rep.KeysLost = append(r.rep.KeysLost, p.name+": "+key)
+		}
+		if len(lost) > 0 {
+			bad = errors.Join(bad, fault.Newf(fault.Different, "demo", "%s lacks %d of %d acknowledged keys, the first %q",
+				p.name, len(lost), len(r.acked.keys), lost[0]))
+		}
+	}
+	if bad == nil {
+		r.cfg.Say("all %d acknowledged keys are on each of %d members", len(r.acked.keys), len(r.nodes))
+	}
+	return bad
+}
+
+// readers is how many reads of one member are under way at a time.
+const readers = 16
+
+// lostAt lists acknowledged keys that one member does not have, or has with
+// another value. A linearizable read comes first; all others are served by that
+// member alone, from what it has applied.
+func (r *run) lostAt(ctx context.Context, p *process) ([]string, error) {
+	conn, err := netsec.Dial(p.client, netsec.Files{})
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close() //nolint:errcheck // only read
+	kv := pb.NewKVClient(conn)
+	if _, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte{0}, Limit: 1}, grpc.WaitForReady(true)); err != nil {
+		return nil, fault.New(fault.Internal, "read back from "+p.name, err)
+	}
+	keys := make(chan string)
+	var mu sync.Mutex
+	lost := []string{}
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		defer close(keys)
+		for k := range r.acked.keys {
+			select {
+			case keys <- k:
+			case <-gctx.Done():
+				return gctx.Err()
+			}
+		}
+		return nil
+	})
+	for range readers {
+		g.Go(func() error {
+			for key := range keys {
+				res, err := kv.Range(gctx, &pb.RangeRequest{Key: []byte(key), Serializable: true})
+				if err != nil {
+					return fault.New(fault.Internal, "read back from "+p.name, err)
+				}
+				if len(res.GetKvs()) == 1 && xxh3.Hash(res.GetKvs()[0].GetValue()) == r.acked.keys[key] {
+					continue
+				}
+				mu.Lock()
+				lost = append(lost, key)
+				mu.Unlock()
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	slices.Sort(lost)
+	return lost, err
+}
+
+// loseOne deletes an acknowledged key and does not tell the ledger.
+func (r *run) loseOne(ctx context.Context) error {
+	var key string
+	for k := range r.acked.keys {
+		if key == "" || k < key {
+			key = k
+		}
+	}
+	conn, err := netsec.Dial(r.clients()[0], netsec.Files{})
+	if err != nil {
+		return err
+	}
+	defer conn.Close() //nolint:errcheck // the one call was answered
+	if _, err := pb.NewKVClient(conn).DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(key)}); err != nil {
+		return fault.New(fault.Internal, "demo", err)
+	}
+	return nil
+}

@@ -1,0 +1,139 @@
+package output
+
+import (
+	"io"
+	"log/slog"
+	"sync"
+
+	"github.com/vbauerster/mpb/v8"
+	"github.com/vbauerster/mpb/v8/decor"
+)
+
+// Progress shows how far a long command is. Its methods may be called from
+// several goroutines; after Close they do nothing.
+type Progress interface {
+	// Phase begins a part of the work and ends the one before.
+	Phase(name string)
+	// Transfer says how many bytes of the seed the target has, how many of them
+	// crossed the wire, and how fast it goes.
+	Transfer(done, total, wire uint64, perSecond float64)
+	// Close ends the last phase; ok says whether the work was done. It waits
+	// until everything is drawn.
+	Close(ok bool)
+}
+
+// NewProgress draws bars on w when it is a terminal, and logs lines otherwise.
+func NewProgress(w io.Writer, terminal bool, log *slog.Logger) Progress {
+	if terminal {
+		return &bars{screen: mpb.New(mpb.WithOutput(w), mpb.WithWidth(60))}
+	}
+	return &lines{log: log}
+}
+
+// lines logs each phase, and a transfer at each tenth of the way.
+type lines struct {
+	mu     sync.Mutex
+	log    *slog.Logger
+	phase  string
+	tenth  uint64
+	closed bool
+}
+
+func (l *lines) Phase(name string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || name == l.phase {
+		return
+	}
+	l.phase, l.tenth = name, 0
+	l.log.Info("phase", "name", name)
+}
+
+func (l *lines) Transfer(done, total, wire uint64, perSecond float64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || total == 0 {
+		return
+	}
+	tenth := uint64(float64(min(done, total)) / float64(total) * 10)
+	if tenth <= l.tenth {
+		return
+	}
+	l.tenth = tenth
+	l.log.Info("transfer", "percent", tenth*10, "done", Size(done), "total", Size(total),
+		"wire", Size(wire), "rate", Size(uint64(perSecond))+"/s")
+}
+
+func (l *lines) Close(bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
+}
+
+// bars draws one bar per phase; the one that moves bytes has a length.
+type bars struct {
+	mu     sync.Mutex
+	screen *mpb.Progress
+	phase  string
+	bar    *mpb.Bar
+	total  int64 // of bar; 0: the phase has no length
+	closed bool
+}
+
+func (b *bars) Phase(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || name == b.phase {
+		return
+	}
+	b.end(true)
+	b.phase = name
+	b.bar = b.screen.New(0, mpb.SpinnerStyle(), mpb.BarFillerClearOnComplete(),
+		mpb.PrependDecorators(decor.Name(name, decor.WCSyncSpaceR)),
+		mpb.AppendDecorators(decor.Elapsed(decor.ET_STYLE_GO), decor.OnComplete(decor.Name(""), " done")))
+}
+
+func (b *bars) Transfer(done, total, _ uint64, _ float64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || total == 0 {
+		return
+	}
+	if b.bar == nil || b.total == 0 {
+		if b.bar != nil {
+			b.bar.Abort(true)
+		}
+		b.total = int64(total)
+		b.bar = b.screen.New(b.total, mpb.BarStyle(),
+			mpb.PrependDecorators(decor.Name(b.phase, decor.WCSyncSpaceR), decor.CountersKibiByte("% .1f / % .1f")),
+			mpb.AppendDecorators(decor.Percentage(), decor.AverageSpeed(decor.SizeB1024(0), " % .1f"),
+				decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 8})))
+	}
+	b.bar.SetCurrent(int64(min(done, total)))
+}
+
+// end finishes the current bar; the caller holds mu.
+func (b *bars) end(ok bool) {
+	switch {
+	case b.bar == nil:
+		return
+	case !ok:
+		b.bar.Abort(false)
+	case b.total > 0: // such a bar ends when it is full, and in no other way
+		b.bar.SetCurrent(b.total)
+	default:
+		b.bar.SetTotal(1, true)
+	}
+	b.bar, b.total = nil, 0
+}
+
+func (b *bars) Close(ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed {
+		return
+	}
+	b.closed = true
+	b.end(ok)
+	b.screen.Wait()
+}

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/node"
+)
+
+const (
+	categoryMember   = "MEMBER"
+	categoryCluster  = "CLUSTER"
+	categoryJoin     = "JOINING"
+	categorySecurity = "SECURITY"
+)
+
+func nodeCommand(env *command.Env) *cli.Command {
+	return &cli.Command{
+		Name:  "node",
+		Usage: "Run a node: a member of a cluster, or a newcomer to one",
+		Description: "With no flags: a cluster of one node on etcd's ports. The line \"ready to serve client requests\"\n" +
+			"on stdout says that clients are served. SIGTERM and SIGINT stop it cleanly.",
+		Flags: command.Flags(nodeMemberFlags(), nodeClusterFlags(), nodeJoinFlags(), nodeSecurityFlags(), command.OutputFlags()),
+		Action: env.Action(func(ctx context.Context, c *cli.Context, s *command.Session) error {
+			cfg, err := nodeConfig(c)
+			if err != nil {
+				return err
+			}
+			cfg.Logger = s.Log
+			cfg.Ready = func(line string) { fmt.Fprintln(s.Stdout, line) }
+			return node.Run(ctx, cfg)
+		}),
+	}
+}
+
+func nodeMemberFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "name", Value: node.DefaultName, Category: categoryMember, Usage: "`NAME` of the node"},
+		&cli.StringFlag{Name: "data-dir", Category: categoryMember, Usage: "data `DIR`; default NAME.cfseed"},
+		&cli.StringFlag{Name: "listen-client-urls", Value: node.DefaultClientURL, Category: categoryMember, Usage: "`URLS` to serve clients on; port 0 lets the system choose"},
+		&cli.StringFlag{Name: "advertise-client-urls", Category: categoryMember, Usage: "`URLS` that clients reach; default what is listened on"},
+		&cli.StringFlag{Name: "listen-peer-urls", Value: node.DefaultPeerURL, Category: categoryMember, Usage: "`URLS` to serve members on"},
+		&cli.StringFlag{Name: "listen-metrics-urls", Category: categoryMember, Usage: "`URLS` that answer /metrics"},
+		&cli.DurationFlag{Name: "heartbeat-interval", Value: node.DefaultHeartbeat, Category: categoryMember, Usage: "the leader's heartbeat, `DURATION`"},
+		&cli.DurationFlag{Name: "election-timeout", Value: node.DefaultElection, Category: categoryMember, Usage: "without a leader for `DURATION`, elect one"},
+		&cli.Uint64Flag{Name: "snapshot-count", Value: node.DefaultTrailing, Category: categoryMember, Usage: "keep `N` log entries behind the applied one"},
+		&cli.BoolFlag{Name: "accept-moved-data-dir", Category: categoryMember, Usage: "the data directory was moved and the original is gone"},
+	}
+}
+
+func nodeClusterFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "initial-advertise-peer-urls", Category: categoryCluster, Usage: "`URLS` that members reach; default what is listened on"},
+		&cli.StringFlag{Name: "initial-cluster", Category: categoryCluster, Usage: "the first members, `NAME=URL,...`; default this node alone"},
+		&cli.StringFlag{Name: "initial-cluster-state", Value: "new", Category: categoryCluster, Usage: "`STATE`: new, or existing to join as a member that was added"},
+		&cli.StringFlag{Name: "initial-cluster-token", Value: node.DefaultToken, Category: categoryCluster, Usage: "`TOKEN` that member IDs are derived from, too"},
+		&cli.IntFlag{Name: "max-learners", Value: node.DefaultMaxLearners, Category: categoryCluster, Usage: "learners that are to vote, at most `N` at a time; more joins queue"},
+	}
+}
+
+func nodeJoinFlags() []cli.Flag {
+	leaseBytes := command.Bytes(node.DefaultLeaseBytes)
+	return append([]cli.Flag{
+		&cli.StringFlag{Name: "join", Category: categoryJoin, Usage: "client `ENDPOINTS` of a cluster: seed from it, then join"},
+		&cli.BoolFlag{Name: "learner", Category: categoryJoin, Usage: "stay a learner"},
+		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`"},
+		&cli.StringFlag{Name: "cluster-id", Category: categoryJoin, Usage: "accept a seed of the cluster `ID` only"},
+		&cli.IntFlag{Name: "parallel", Value: 4, Category: categoryJoin, Usage: "`N` streams while seeding"},
+		&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Category: categoryJoin, Usage: "a seed lease that is not renewed ends after `DURATION`"},
+		&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Category: categoryJoin, Usage: "... and when the log behind its hold has `BYTES`"},
+	}, command.SeedingFlags()...)
+}
+
+func nodeSecurityFlags() []cli.Flag {
+	var out []cli.Flag
+	for _, side := range []struct{ prefix, who string }{{"", "clients"}, {"peer-", "members"}} {
+		out = append(out,
+			&cli.StringFlag{Name: side.prefix + "cert-file", Category: categorySecurity, Usage: "our certificate towards " + side.who + ", `FILE`"},
+			&cli.StringFlag{Name: side.prefix + "key-file", Category: categorySecurity, Usage: "its private key, `FILE`"},
+			&cli.StringFlag{Name: side.prefix + "trusted-ca-file", Category: categorySecurity, Usage: "trust " + side.who + " certified by `FILE`"},
+			&cli.BoolFlag{Name: side.prefix + "client-cert-auth", Category: categorySecurity, Usage: "ask " + side.who + " for a certificate"})
+	}
+	return out
+}
+
+func nodeConfig(c *cli.Context) (node.Config, error) {
+	cfg := node.Config{
+		Name: c.String("name"), DataDir: c.String("data-dir"),
+		ListenClient: list(c, "listen-client-urls"), AdvertiseClient: list(c, "advertise-client-urls"),
+		ListenPeer: list(c, "listen-peer-urls"), AdvertisePeer: list(c, "initial-advertise-peer-urls"),
+		ListenMetrics: list(c, "listen-metrics-urls"), InitialCluster: c.String("initial-cluster"), Token: c.String("initial-cluster-token"),
+		Heartbeat: c.Duration("heartbeat-interval"), Election: c.Duration("election-timeout"), Trailing: c.Uint64("snapshot-count"),
+		MaxLearners: c.Int("max-learners"), Join: list(c, "join"), Learner: c.Bool("learner"), AwaitSeed: c.Bool("await-seed"),
+		JoinToken: c.String("join-token"), Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")),
+		LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"), AcceptMoved: c.Bool("accept-moved-data-dir"),
+		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"),
+	}
+	var err error
+	if cfg.Compression, err = command.CompressionOf(c); err != nil {
+		return cfg, err
+	}
+	switch state := c.String("initial-cluster-state"); state {
+	case "new":
+	case "existing":
+		cfg.Existing = true
+	default:
+		return cfg, fault.Newf(fault.Usage, "", "--initial-cluster-state %q: want new or existing", state)
+	}
+	if id := c.String("cluster-id"); id != "" {
+		if cfg.ClusterID, err = ident.ParseID(id); err != nil {
+			return cfg, fault.New(fault.Usage, "--cluster-id", err)
+		}
+	}
+	return cfg, nil
+}
+
+func tlsFiles(c *cli.Context, prefix string) netsec.Files {
+	return netsec.Files{Cert: c.String(prefix + "cert-file"), Key: c.String(prefix + "key-file"),
+		CA: c.String(prefix + "trusted-ca-file"), ClientCertAuth: c.Bool(prefix + "client-cert-auth")}
+}
+
+// list reads a comma-separated flag; not set gives nil.
+func list(c *cli.Context, name string) []string {
+	var out []string
+	for s := range strings.SplitSeq(c.String(name), ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/urfave/cli/v2"
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/node"
+	"github.com/chainfire/cfseed/node/join"
+	"github.com/chainfire/cfseed/transfer"
+)
+
+func pullCommand(env *command.Env) *cli.Command {
+	leaseBytes := command.Bytes(node.DefaultLeaseBytes)
+	return &cli.Command{
+		Name:  "pull",
+		Usage: "Seed a data directory from a running member, or from the directory of a stopped one",
+		Description: "Run again to resume. `cfseed node --data-dir DIR --join ENDPOINTS` then goes straight to admission,\n" +
+			"as long as the seed's lease lives.",
+		Flags: command.Flags([]cli.Flag{
+			&cli.StringFlag{Name: "from", Usage: "`SOURCE`: client addresses of members, separated by commas, or the data directory of a stopped member"},
+			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
+			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
+			&cli.IntFlag{Name: "parallel", Value: 4, Usage: "`N` streams"},
+			&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Usage: "the cluster keeps the log after the seed for `DURATION`"},
+			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},
+			&cli.BoolFlag{Name: "learner", Usage: "reserve as a member that stays a learner"},
+		}, command.SeedingFlags(), command.TimeFlags(command.IdleTimeout, "end after `DURATION` without any progress"),
+			command.SecurityFlags(), command.OutputFlags()),
+		Action: env.Action(pull),
+	}
+}
+
+func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
+	if c.String("from") == "" || c.String("data-dir") == "" {
+		return fault.Newf(fault.Usage, "", "--from and --data-dir are needed")
+	}
+	compression, err := command.CompressionOf(c)
+	if err != nil {
+		return err
+	}
+	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
+	defer progress.Close(false)
+	tls := netsec.Files{Cert: c.String("cert"), Key: c.String("key"), CA: c.String("cacert")}
+	cfg := join.PullConfig{Rand: rand.Reader, Config: join.Config{
+		Dir: datadir.At(vfs.Default, c.String("data-dir")), Name: c.String("name"), Learner: c.Bool("learner"),
+		Dial: func(_ context.Context, endpoint string) (*grpc.ClientConn, error) { return netsec.Dial(endpoint, tls) },
+		DialSeed: func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
+			return netsec.Dial(endpoint, tls, opts...)
+		},
+		Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")), Compression: compression,
+		IdleTimeout: c.Duration("timeout"), LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"),
+		Logger: s.Log, Started: progress.Phase,
+		Moved: func(p transfer.Progress) { progress.Transfer(p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate) },
+	}}
+	if join.IsDirectory(vfs.Default, c.String("from")) {
+		cfg.Donor = c.String("from")
+	} else {
+		cfg.Endpoints = list(c, "from")
+	}
+	out, err := join.Pull(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	progress.Close(true)
+	shape := pullShape(out)
+	return s.Out.Result(shape, func(w io.Writer) { writePull(w, shape, c.String("data-dir")) })
+}
+
+func pullShape(out *join.PullOutcome) output.Pull {
+	id := out.Identity
+	shape := output.Pull{
+		ClusterID: output.ID(id.Cluster.ID), MemberID: output.ID(id.MemberID).Optional(),
+		Position: &output.Position{Term: id.Seed.Position.Term, Index: id.Seed.Position.Index},
+		Revision: out.Revision, Files: out.Files,
+		BytesTotal: out.Result.BytesTotal, BytesWire: out.Result.BytesWire, BytesReused: out.Result.BytesReused,
+		Seconds: out.Seconds, LeaseID: output.ID(id.Seed.LeaseID).Optional(),
+		ManifestRoot: id.Seed.ManifestRoot[:], AlreadyComplete: out.AlreadyComplete,
+	}
+	if !out.LeaseExpires.IsZero() {
+		shape.LeaseExpires = out.LeaseExpires.UTC().Format(time.RFC3339)
+	}
+	return shape
+}
+
+func writePull(w io.Writer, p output.Pull, dir string) {
+	if p.AlreadyComplete {
+		fmt.Fprintf(w, "%s holds the seed at %s already\n", dir, p.Position)
+		return
+	}
+	fmt.Fprintf(w, "%s is seeded at %s, revision %d: %s in %d files, %s on the wire, %s reused, %.2fs\n",
+		dir, p.Position, p.Revision, output.Size(p.BytesTotal), p.Files, output.Size(p.BytesWire), output.Size(p.BytesReused), p.Seconds)
+	if p.LeaseExpires != "" {
+		fmt.Fprintf(w, "lease %s expires %s; before that: cfseed node --data-dir %s --join ENDPOINTS\n", p.LeaseID, p.LeaseExpires, dir)
+	}
+}
