@@ -24,10 +24,10 @@ const MaxMessage = 8 << 20
 const (
 	tagFrameChunk  = 2<<3 | 2 // GetSnapshotResponse.chunk
 	tagSeed        = 1<<3 | 1
-	tagFile        = 2<<3 | 0
-	tagIndex       = 3<<3 | 0
-	tagRawSize     = 4<<3 | 0
-	tagCompression = 5<<3 | 0
+	tagFile        = 2 << 3
+	tagIndex       = 3 << 3
+	tagRawSize     = 4 << 3
+	tagCompression = 5 << 3
 	tagXXH3        = 6<<3 | 1
 	tagData        = 15<<3 | 2
 	tagPushFrame   = 2<<3 | 2 // ReceiveRequest.frame

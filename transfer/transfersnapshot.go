@@ -59,7 +59,10 @@ func (s *Server) push(ctx context.Context, req *chainfirev1.TransferSnapshotRequ
 	pushed, err := Push(ctx, PushConfig{Dial: s.cfg.Dial, Target: req.GetTargetUrl(), Seed: sess.seed, Lease: lease,
 		JoinToken: req.GetJoinToken(), Endpoints: s.cfg.ClientURLs(), Compression: req.GetCompression(),
 		IdleTimeout: s.cfg.IdleTimeout, Alive: func() error { return s.alive(sess) },
-		Progress: func(p Progress) { sendProgress(stream, p) },
+		Progress: func(p Progress) {
+			sess.sent.Store(p.BytesDone)
+			sendProgress(stream, p)
+		},
 		limiters: limiters, codec: s.codec, pool: s.pool})
 	s.unuse(sess)
 	log.Info("seed push ended", "seconds", time.Since(start).Seconds(), "bytes_wire", pushed.BytesWire, "result", result(err))

@@ -10,21 +10,20 @@ import (
 // wire is what lies between a server and its clients: it counts what the server
 // sends and can cut, flip a bit of, slow down or swallow it.
 type wire struct {
-	mu        sync.Mutex
-	sent      int64 // by the server, since the last plan
-	total     int64
-	cutAt     int64 // close the connection at this count; 0 = never
-	flipAt    int64 // flip a bit of this byte; 0 = never
-	flipBit   uint
-	flipped   bool
-	holeAt    int64         // swallow everything from this count; 0 = never
-	perByte   time.Duration // of delay
-	slice     int           // bytes written at a time; 0 = all
-	refuse    bool          // close new connections
-	conns     map[*faultConn]bool
-	cuts      int
-	onCut     func()
-	blackhole bool
+	mu      sync.Mutex
+	sent    int64 // by the server, since the last plan
+	total   int64
+	cutAt   int64 // close the connection at this count; 0 = never
+	flipAt  int64 // flip a bit of this byte; 0 = never
+	flipBit uint
+	flipped bool
+	holeAt  int64         // swallow everything from this count; 0 = never
+	perByte time.Duration // of delay
+	slice   int           // bytes written at a time; 0 = all
+	refuse  bool          // close new connections
+	conns   map[*faultConn]bool
+	cuts    int
+	onCut   func()
 }
 
 var errCut = errors.New("cut")

@@ -1,0 +1,128 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// TestStreamsAreBounded: one lease does not open any number of streams.
+func TestStreamsAreBounded(t *testing.T) {
+	seed := seedSpec{sizes: []int{20_000}}.build(t)
+	seed.delay = func(ctx context.Context) error { <-ctx.Done(); return context.Cause(ctx) }
+	src := startSource(t, nil, []*memSeed{seed}, func(c *Config, _ *wire) { c.Streams = 2 })
+	c := client(t, src.addr)
+	open, err := c.OpenSeed(t.Context(), &chainfirev1.OpenSeedRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	for i := range 3 {
+		stream, err := c.GetSnapshot(ctx, &chainfirev1.GetSnapshotRequest{LeaseId: open.GetMeta().GetLeaseId(),
+			ManifestRoot: open.GetMeta().GetManifestRoot(), Ranges: []*chainfirev1.FileRange{{File: 0}}})
+		if err == nil {
+			_, err = stream.Recv()
+		}
+		if (err != nil) != (i == 2) {
+			t.Errorf("stream %d: %v", i, err)
+		}
+	}
+}
+
+// TestServing: what is open is listed until its lease is closed.
+func TestServing(t *testing.T) {
+	seed := seedSpec{sizes: []int{20_000}}.build(t)
+	src := startSource(t, nil, []*memSeed{seed})
+	res, err := Pull(t.Context(), pullConfig(newMemDisk(), src.addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := src.server.Serving()
+	if len(open) != 1 || open[0].LeaseID != res.LeaseID || open[0].Target != "test" || open[0].BytesTotal != seed.total() ||
+		open[0].BytesSent < seed.total() || open[0].Rate <= 0 {
+		t.Errorf("serving %+v", open)
+	}
+	if _, err := client(t, src.addr).CloseLease(t.Context(), &chainfirev1.CloseLeaseRequest{LeaseId: res.LeaseID}); err != nil {
+		t.Fatal(err)
+	}
+	if open := src.server.Serving(); len(open) != 0 {
+		t.Errorf("serving %+v after the lease was closed", open)
+	}
+}
+
+// TestSlots: eight pulls at once, two slots: all get through, never more than
+// two at a time, and nothing is held when they are done.
+func TestSlots(t *testing.T) {
+	seed := seedSpec{sizes: []int{60_000}}.build(t)
+	src := startSource(t, nil, []*memSeed{seed}, func(c *Config, _ *wire) { c.Slots, c.SlotGrace = 2, time.Millisecond })
+	most := 0
+	var mu sync.Mutex
+	seed.delay = func(ctx context.Context) error {
+		mu.Lock()
+		defer mu.Unlock()
+		src.server.mu.Lock()
+		defer src.server.mu.Unlock()
+		slots := 0
+		for _, sess := range src.server.sessions {
+			if sess.slot {
+				slots++
+			}
+		}
+		most = max(most, slots)
+		return nil
+	}
+	var wg sync.WaitGroup
+	errs := make([]error, 8)
+	disks := make([]*memDisk, 8)
+	for i := range errs {
+		wg.Go(func() {
+			disks[i] = newMemDisk()
+			res, err := Pull(t.Context(), pullConfig(disks[i], src.addr))
+			if err == nil {
+				_, err = client(t, src.addr).CloseLease(t.Context(), &chainfirev1.CloseLeaseRequest{LeaseId: res.LeaseID})
+			}
+			errs[i] = err
+		})
+	}
+	wg.Wait()
+	for i, err := range errs {
+		if err != nil {
+			t.Errorf("pull %d: %v", i, err)
+			continue
+		}
+		disks[i].check(t, seed)
+	}
+	if most > 2 || most == 0 {
+		t.Errorf("%d slots used at a time", most)
+	}
+	if src.provider.held != 0 || len(src.server.slots.free) != 2 {
+		t.Errorf("%d seeds held, %d slots free", src.provider.held, len(src.server.slots.free))
+	}
+}
+
+func TestSlotQueueIsBounded(t *testing.T) {
+	s := newSlots(1, 1, 20*time.Millisecond)
+	if err := s.acquire(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	waiting := make(chan error)
+	go func() { waiting <- s.acquire(t.Context()) }()
+	eventually(t, "one waits", func() bool { return s.waiting.Load() == 1 })
+	wantCode(t, s.acquire(t.Context()), fault.Unreachable)
+	wantCode(t, <-waiting, fault.Timeout)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := s.acquire(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	s.release()
+	if err := s.acquire(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
