@@ -59,7 +59,7 @@ type sibling struct {
 // (TestSiblingsFormNoCircle).
 var siblings = []sibling{
 	{"cmd/cfseed", "cmd/cfseed/internal/...", "the commands use the command line's own parts"},
-	{"cmd/cfseed/internal/command", "cmd/cfseed/internal/output", "the frame prints errors and results"},
+	{"cmd/cfseed/internal/command", "cmd/cfseed/internal/{dial,output}", "the frame reads connection flags, prints errors and results"},
 	{"cmd/cfseed/internal/demo", "cmd/cfseed/internal/{dial,output}", "the demo is a client of the cluster it starts"},
 	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{demo,dial,output}", "a benchmark starts clusters as the demo does"},
 
