@@ -140,6 +140,9 @@ func (n *node) finishJoin(ctx context.Context, j *join.Newcomer, inv *invitation
 	if n.await != nil {
 		n.await.Finish(nil)
 	}
+	for _, p := range j.Phases() {
+		n.metrics.phases.WithLabelValues(p.GetName()).Set(p.GetSeconds())
+	}
 	n.logger.InfoContext(ctx, "joined", "member", ident.FormatID(out.Identity.MemberID), "role", st.GetMember().GetRole(),
 		"entries_after_add", res.GetEntriesAfterAdd(), "raft_snapshots", st.GetRaftSnapshotsSent())
 	return nil

@@ -66,7 +66,7 @@ func (n *node) openMember(id datadir.Identity) (m *member, err error) {
 	if err := n.dir.RemoveStaging(); err != nil {
 		return m, err
 	}
-	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt)); err != nil {
+	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt, n.metrics.synced)); err != nil {
 		return m, err
 	}
 	if m.state.m, err = m.openState(m.log.State()); err != nil {
@@ -115,7 +115,14 @@ func (m *member) assemble() error {
 	m.membership = newMembership()
 	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
-		applied: m.membership.applied, onRole: m.leader.set}
+		onRole: n.metrics.role(m.leader.set)}
+	m.core.applied = func(results []state.Result) {
+		n.metrics.results(results)
+		m.membership.applied(results)
+	}
+	if err := n.metrics.watch(n.registry, m.state, m.log, m.leader); err != nil {
+		return fault.New(fault.Internal, "metrics", err)
+	}
 	if m.seeds, err = newSeeds(m); err != nil {
 		return err
 	}

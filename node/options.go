@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3/raftpb"
@@ -17,8 +18,8 @@ import (
 	"github.com/chainfire/cfseed/transfer"
 )
 
-func logOptions(cfg Config, corrupt func(error)) raftlog.Options {
-	return raftlog.Options{FS: cfg.FS, Logger: cfg.Logger, OnCorruption: corrupt}
+func logOptions(cfg Config, corrupt func(error), synced func(time.Duration)) raftlog.Options {
+	return raftlog.Options{FS: cfg.FS, Logger: cfg.Logger, OnCorruption: corrupt, OnFsync: synced}
 }
 
 func storeOptions(cfg Config, cache *pebble.Cache, corrupt func(error)) store.Options {

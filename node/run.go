@@ -25,6 +25,7 @@ type node struct {
 	dir      *datadir.Dir
 	logger   *slog.Logger
 	registry *prometheus.Registry
+	metrics  *metrics
 	fronts   *fronts
 	nonce    ident.Nonce // of the directory; kept from the first attempt to join
 	await    *join.Await
@@ -41,6 +42,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	}
 	n := &node{cfg: cfg, dir: datadir.At(cfg.FS, cfg.DataDir), logger: cfg.Logger.With("name", cfg.Name),
 		registry: prometheus.NewRegistry()}
+	n.metrics = newMetrics(n.registry)
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	lock, err := n.dir.Lock()
 	if err != nil {
