@@ -29,6 +29,11 @@ func nodeCommand(env *command.Env) *cli.Command {
 			"on stdout says that clients are served. SIGTERM and SIGINT stop it cleanly.",
 		Flags: command.Flags(nodeMemberFlags(), nodeClusterFlags(), nodeJoinFlags(), nodeSecurityFlags(), command.OutputFlags()),
 		Action: env.Action(func(ctx context.Context, c *cli.Context, s *command.Session) error {
+			if path := c.String("config"); path != "" {
+				if err := applyConfigFile(c, path); err != nil {
+					return err
+				}
+			}
 			cfg, err := nodeConfig(c)
 			if err != nil {
 				return err
@@ -44,6 +49,7 @@ func nodeMemberFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Value: node.DefaultName, Category: categoryMember, Usage: "`NAME` of the node"},
 		&cli.StringFlag{Name: "data-dir", Category: categoryMember, Usage: "data `DIR`; default NAME.cfseed"},
+		&cli.StringFlag{Name: "config", Category: categoryMember, Usage: "YAML `FILE` with flags by name; the command line comes first"},
 		&cli.StringFlag{Name: "listen-client-urls", Value: node.DefaultClientURL, Category: categoryMember, Usage: "`URLS` to serve clients on; port 0 lets the system choose"},
 		&cli.StringFlag{Name: "advertise-client-urls", Category: categoryMember, Usage: "`URLS` that clients reach; default what is listened on"},
 		&cli.StringFlag{Name: "listen-peer-urls", Value: node.DefaultPeerURL, Category: categoryMember, Usage: "`URLS` to serve members on"},
