@@ -49,6 +49,7 @@ type Cluster struct {
 	link  func(from, to string) bool // nil: all are connected
 	trace []string
 	alias []string // pairs of a hex ID and a name, for the trace
+	named *strings.Replacer
 
 	broken  []string          // promises broken, as noticed
 	leaders map[uint64]uint64 // term -> who led
@@ -161,6 +162,7 @@ func (c *Cluster) identify(n *Node, id uint64) {
 	pair := fmt.Sprintf("%x", id)
 	if !slices.Contains(c.alias, pair) {
 		c.alias = append(c.alias, pair, n.name)
+		c.named = strings.NewReplacer(c.alias...)
 	}
 }
 
@@ -183,7 +185,12 @@ func (c *Cluster) tracef(format string, args ...any) {
 }
 
 // readable puts names for IDs.
-func (c *Cluster) readable(s string) string { return strings.NewReplacer(c.alias...).Replace(s) }
+func (c *Cluster) readable(s string) string {
+	if c.named == nil {
+		return s
+	}
+	return c.named.Replace(s)
+}
 
 // Trace gives what was traced since the last call.
 func (c *Cluster) Trace() []string {

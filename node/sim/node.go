@@ -117,7 +117,7 @@ func (n *Node) open() (err error) {
 	n.rep, err = replica.New(replica.Config{
 		ID: id.MemberID, Seed: n.c.rng.Uint64(), Boot: n.c.boots,
 		Storage: n.log.Storage(n.confState, n.raftSnapshot), Applied: n.machine.Applied().Index,
-		Trace: func(line string) { n.c.tracef("%s %s", n.name, line) },
+		Trace: n.tracer(),
 		Reject: func(m *raftpb.Message, reason error) {
 			n.c.tracef("%s dropped %s from %x: %v", n.name, m.GetType(), m.GetFrom(), reason)
 		},
@@ -137,6 +137,14 @@ func (n *Node) open() (err error) {
 	n.every(n.c.between(20, 60)*Tick, 0, func() error { return n.store.Flush() })
 	n.pump()
 	return nil
+}
+
+// tracer gives where the replica's trace goes, nil if it is not kept.
+func (n *Node) tracer() func(string) {
+	if !n.c.cfg.Trace {
+		return nil
+	}
+	return func(line string) { n.c.tracef("%s %s", n.name, line) }
 }
 
 func (n *Node) openState(num uint64) error {
