@@ -29,6 +29,9 @@ type core struct {
 	log     *raftlog.Log
 	state   *stateBox
 	tick    time.Duration
+	// patience bounds a request whose caller has no deadline, as etcd's request
+	// timeout does: a proposal that a follower forwarded may be lost silently.
+	patience time.Duration
 	send    func([]*raftpb.Message)
 	onTick  func(*replica.Replica) error // on the loop, after each tick
 	onRole  func(raftloop.Role)          // on the loop; must not block
@@ -152,6 +155,8 @@ type outcome struct {
 // await waits for the outcome of something started on the loop; when the
 // caller's context ends first, the waiter is cancelled.
 func (c *core) await(ctx context.Context, start func(r *replica.Replica, done func(state.Result, error)) uint64) (state.Result, error) {
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
 	ch := make(chan outcome, 1)
 	var id uint64
 	c.post(func(r *replica.Replica) error {
@@ -202,6 +207,8 @@ func (c *core) ProposeConf(ctx context.Context, change state.ConfChange, kind en
 // ReadIndex returns once everything committed before the call is applied here
 // (Raft thesis, section 6.4).
 func (c *core) ReadIndex(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
 	ch := make(chan error, 1)
 	var id uint64
 	c.post(func(r *replica.Replica) error {

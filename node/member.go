@@ -93,6 +93,10 @@ func (m *member) openState(num uint64) (*state.Machine, error) {
 	return machine, nil
 }
 
+// requestPatience is how long a request may take beside two elections; etcd's
+// request timeout (server/config, ReqTimeout) is the same.
+const requestPatience = 5 * time.Second
+
 // corrupt hears of damage that the storage engine meets; the process stops
 // with a typed error and the node is to be seeded anew.
 func (m *member) corrupt(err error) {
@@ -113,7 +117,7 @@ func (m *member) assemble() error {
 	}
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
-	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, done: make(chan struct{}),
+	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
 		onRole: n.metrics.role(m.leader.set)}
 	m.core.applied = func(results []state.Result) {
