@@ -32,11 +32,11 @@ type core struct {
 	// patience bounds a request whose caller has no deadline, as etcd's request
 	// timeout does: a proposal that a follower forwarded may be lost silently.
 	patience time.Duration
-	send    func([]*raftpb.Message)
-	onTick  func(*replica.Replica) error // on the loop, after each tick
-	onRole  func(raftloop.Role)          // on the loop; must not block
-	applied func([]state.Result)         // on the apply worker, after each job
-	install func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
+	send     func([]*raftpb.Message)
+	onTick   func(*replica.Replica) error // on the loop, after each tick
+	onRole   func(raftloop.Role)          // on the loop; must not block
+	applied  func([]state.Result)         // on the apply worker, after each job
+	install  func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
 
 	inbox   *queue[func(*replica.Replica) error]
 	appends *queue[appendWork]
