@@ -6,6 +6,7 @@ package cfseed_test
 var codeMap = map[string]int{
 	"cmd/cfseed":                  6,
 	"cmd/cfseed/internal/bench":   6,
+	"cmd/cfseed/internal/cluster": 6,
 	"cmd/cfseed/internal/command": 6,
 	"cmd/cfseed/internal/demo":    6,
 	"cmd/cfseed/internal/dial":    6,
@@ -60,8 +61,8 @@ type sibling struct {
 var siblings = []sibling{
 	{"cmd/cfseed", "cmd/cfseed/internal/...", "the commands use the command line's own parts"},
 	{"cmd/cfseed/internal/command", "cmd/cfseed/internal/{dial,output}", "the frame reads connection flags, prints errors and results"},
-	{"cmd/cfseed/internal/demo", "cmd/cfseed/internal/{dial,output}", "the demo is a client of the cluster it starts"},
-	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{demo,dial,output}", "a benchmark starts clusters as the demo does"},
+	{"cmd/cfseed/internal/demo", "cmd/cfseed/internal/{cluster,dial,output}", "the demo is a client of the cluster it starts"},
+	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{cluster,dial,output}", "a benchmark starts clusters as the demo does"},
 
 	{"node", "node/...", "node is the assembly; it alone knows all of its parts"},
 	{"node/e2e", "node/...", "whole-process tests"},

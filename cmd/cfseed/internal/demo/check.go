@@ -11,58 +11,32 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 )
-
-// clients are the addresses of the members that run.
-func (r *run) clients() []string {
-	var out []string
-	for _, p := range r.nodes {
-		if p.client != "" && p.running() {
-			out = append(out, p.client)
-		}
-	}
-	return out
-}
-
-// leader finds the process that leads.
-func (r *run) leader(ctx context.Context) (*process, error) {
-	var st struct {
-		Leader string `json:"leader"`
-	}
-	if err := r.command(ctx, &st, "status", "--endpoints", r.nodes[0].client); err != nil {
-		return nil, err
-	}
-	for _, p := range r.nodes {
-		if p.id == st.Leader {
-			return p, nil
-		}
-	}
-	return nil, fault.Newf(fault.Internal, "demo", "the leader %q is not one of ours", st.Leader)
-}
 
 // readBack reads the whole store from every member and holds it against the
 // ledger.
 func (r *run) readBack(ctx context.Context) error {
 	r.cfg.Progress.Phase("read back")
 	var bad error
-	for _, p := range r.nodes {
+	for _, p := range r.cluster.Nodes() {
 		lost, err := r.lostAt(ctx, p)
 		if err != nil {
 			return err
 		}
 		r.rep.KeysChecked += len(r.acked.keys)
 		for _, key := range lost {
-			r.rep.KeysLost = append(r.rep.KeysLost, p.name+": "+key)
+			r.rep.KeysLost = append(r.rep.KeysLost, p.Name+": "+key)
 		}
 		if len(lost) > 0 {
 			bad = errors.Join(bad, fault.Newf(fault.Different, "demo", "%s lacks %d of %d acknowledged keys, the first %q",
-				p.name, len(lost), len(r.acked.keys), lost[0]))
+				p.Name, len(lost), len(r.acked.keys), lost[0]))
 		}
 	}
 	if bad == nil {
-		r.cfg.Say("all %d acknowledged keys are on each of %d members", len(r.acked.keys), len(r.nodes))
+		r.cfg.Say("all %d acknowledged keys are on each of %d members", len(r.acked.keys), len(r.cluster.Nodes()))
 	}
 	return bad
 }
@@ -73,15 +47,15 @@ const readers = 16
 // lostAt lists acknowledged keys that one member does not have, or has with
 // another value. A linearizable read comes first; all others are served by that
 // member alone, from what it has applied.
-func (r *run) lostAt(ctx context.Context, p *process) ([]string, error) {
-	conn, err := netsec.Dial(p.client, netsec.Files{})
+func (r *run) lostAt(ctx context.Context, p *cluster.Process) ([]string, error) {
+	conn, err := netsec.Dial(p.Client(), netsec.Files{})
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close() //nolint:errcheck // only read
 	kv := pb.NewKVClient(conn)
 	if _, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte{0}, Limit: 1}, grpc.WaitForReady(true)); err != nil {
-		return nil, fault.New(fault.Internal, "read back from "+p.name, err)
+		return nil, fault.New(fault.Internal, "read back from "+p.Name, err)
 	}
 	keys := make(chan string)
 	var mu sync.Mutex
@@ -103,7 +77,7 @@ func (r *run) lostAt(ctx context.Context, p *process) ([]string, error) {
 			for key := range keys {
 				res, err := kv.Range(gctx, &pb.RangeRequest{Key: []byte(key), Serializable: true})
 				if err != nil {
-					return fault.New(fault.Internal, "read back from "+p.name, err)
+					return fault.New(fault.Internal, "read back from "+p.Name, err)
 				}
 				if len(res.GetKvs()) == 1 && xxh3.Hash(res.GetKvs()[0].GetValue()) == r.acked.keys[key] {
 					continue
@@ -128,7 +102,7 @@ func (r *run) loseOne(ctx context.Context) error {
 			key = k
 		}
 	}
-	conn, err := netsec.Dial(r.clients()[0], netsec.Files{})
+	conn, err := netsec.Dial(r.cluster.Clients()[0], netsec.Files{})
 	if err != nil {
 		return err
 	}

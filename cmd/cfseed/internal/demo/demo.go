@@ -8,13 +8,13 @@ package demo
 import (
 	"context"
 	"errors"
-
 	"os"
 	"path/filepath"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
 )
@@ -65,11 +65,10 @@ type Directory struct {
 
 // run is one demo under way.
 type run struct {
-	cfg   Config
-	dir   string
-	nodes []*process
-	acked *ledger
-	rep   Report
+	cfg     Config
+	cluster *cluster.Cluster
+	acked   *ledger
+	rep     Report
 }
 
 // Run runs the demo and leaves nothing behind. A lost key or a directory that
@@ -81,9 +80,9 @@ func Run(ctx context.Context, cfg Config) (rep Report, err error) {
 	if err != nil {
 		return rep, fault.New(fault.Internal, "demo", err)
 	}
-	r := &run{cfg: cfg, dir: dir, acked: newLedger()}
+	r := &run{cfg: cfg, cluster: cluster.New(cfg.Binary, dir), acked: newLedger()}
 	defer func() {
-		err = errors.Join(err, r.stopAll(), os.RemoveAll(dir))
+		err = errors.Join(err, r.cluster.StopAll(), os.RemoveAll(dir))
 	}()
 	err = r.steps(ctx)
 	r.rep.Seconds = time.Since(began).Seconds()
@@ -92,11 +91,11 @@ func Run(ctx context.Context, cfg Config) (rep Report, err error) {
 
 func (r *run) steps(ctx context.Context) error {
 	r.cfg.Progress.Phase("start")
-	first, err := r.start(ctx, "n1")
+	first, err := r.cluster.Start(ctx, "n1")
 	if err != nil {
 		return err
 	}
-	r.cfg.Say("one node runs: %s", first.client)
+	r.cfg.Say("one node runs: %s", first.Client())
 	if err := r.load(ctx, first); err != nil {
 		return err
 	}
@@ -116,7 +115,7 @@ func (r *run) steps(ctx context.Context) error {
 
 // joinUnderLoad adds two members and kills the leader while writers write.
 func (r *run) joinUnderLoad(ctx context.Context) error {
-	w := newWriters(r.acked, r.clients)
+	w := newWriters(r.acked, r.cluster.Clients)
 	wctx, stop := context.WithCancel(ctx)
 	defer stop()
 	g, gctx := errgroup.WithContext(wctx)
@@ -147,13 +146,13 @@ func (r *run) joinAndKill(ctx context.Context, w *writers) error {
 		}
 	}
 	r.rep.PutDuring = w.latency()
-	leader, err := r.leader(ctx)
+	leader, err := r.cluster.Leader(ctx)
 	if err != nil {
 		return err
 	}
 	r.cfg.Progress.Phase("kill leader")
 	killed := time.Now()
-	if err := leader.kill(); err != nil {
+	if err := leader.Kill(); err != nil {
 		return err
 	}
 	took, err := w.nextAfter(ctx, killed)
@@ -161,27 +160,27 @@ func (r *run) joinAndKill(ctx context.Context, w *writers) error {
 		return err
 	}
 	r.rep.FailoverSeconds = took.Seconds()
-	r.cfg.Say("leader %s killed (process %d): the next write was acknowledged %.2f s later", leader.name, leader.pid, took.Seconds())
+	r.cfg.Say("leader %s killed (process %d): the next write was acknowledged %.2f s later", leader.Name, leader.PID(), took.Seconds())
 	if err := pause(ctx, time.Second); err != nil {
 		return err
 	}
-	return r.restart(ctx, leader)
+	return r.cluster.Restart(ctx, leader)
 }
 
 func (r *run) join(ctx context.Context, name string) error {
 	r.cfg.Progress.Phase("join " + name)
-	target, err := r.start(ctx, name, "--await-seed")
+	target, err := r.cluster.Start(ctx, name, "--await-seed")
 	if err != nil {
 		return err
 	}
 	began := time.Now()
 	var added output.MemberAdd
-	if err := r.command(ctx, &added, "member", "add", name, "--peer-urls", target.peer, "--endpoints", r.nodes[0].client); err != nil {
+	if err := r.cluster.Command(ctx, &added, "member", "add", name, "--peer-urls", target.Peer(), "--endpoints", r.cluster.Nodes()[0].Client()); err != nil {
 		return err
 	}
 	j := Join{MemberAdd: added, Seconds: time.Since(began).Seconds()}
 	r.rep.Joins = append(r.rep.Joins, j)
-	if err := target.ready(ctx); err != nil {
+	if err := target.Ready(ctx); err != nil {
 		return err
 	}
 	r.cfg.Say("%s is a %s after %.2f s: %s seeded, %s on the wire, %d entries after add, %d raft snapshots",
@@ -192,19 +191,19 @@ func (r *run) join(ctx context.Context, name string) error {
 // verifyAll stops the members and judges their directories.
 func (r *run) verifyAll(ctx context.Context) error {
 	r.cfg.Progress.Phase("verify")
-	if err := r.stopAll(); err != nil {
+	if err := r.cluster.StopAll(); err != nil {
 		return err
 	}
 	var bad error
-	for _, p := range r.nodes {
+	for _, p := range r.cluster.Nodes() {
 		var v struct {
 			OK     bool   `json:"ok"`
 			Digest string `json:"digest"`
 		}
-		err := r.command(ctx, &v, "verify", "--data-dir", p.dataDir)
-		r.rep.Verified = append(r.rep.Verified, Directory{Name: p.name, OK: err == nil && v.OK, Digest: v.Digest})
+		err := r.cluster.Command(ctx, &v, "verify", "--data-dir", p.DataDir)
+		r.rep.Verified = append(r.rep.Verified, Directory{Name: p.Name, OK: err == nil && v.OK, Digest: v.Digest})
 		if err != nil || !v.OK {
-			bad = errors.Join(bad, fault.Newf(fault.Corrupt, "demo", "%s does not verify: %v", p.name, err).At(p.dataDir))
+			bad = errors.Join(bad, fault.Newf(fault.Corrupt, "demo", "%s does not verify: %v", p.Name, err).At(p.DataDir))
 		}
 	}
 	return bad

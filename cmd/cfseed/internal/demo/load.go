@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 )
@@ -47,10 +50,10 @@ func (l *ledger) acknowledge(key string, value []byte) {
 
 // load puts every file of the directory into the first node: the path is the
 // key, the content the value.
-func (r *run) load(ctx context.Context, first *process) error {
+func (r *run) load(ctx context.Context, first *cluster.Process) error {
 	r.cfg.Progress.Phase("load")
 	began := time.Now()
-	conn, err := netsec.Dial(first.client, netsec.Files{})
+	conn, err := netsec.Dial(first.Client(), netsec.Files{})
 	if err != nil {
 		return err
 	}
@@ -223,6 +226,7 @@ func (w *writers) latency() Latency {
 func (w *writers) nextAfter(ctx context.Context, t time.Time) (time.Duration, error) {
 	// Answers that were on their way when the leader died do not count.
 	const inFlight = 50 * time.Millisecond
+	const patience = 30 * time.Second
 	deadline := time.Now().Add(patience)
 	for time.Now().Before(deadline) {
 		w.mu.Lock()
@@ -236,4 +240,13 @@ func (w *writers) nextAfter(ctx context.Context, t time.Time) (time.Duration, er
 		}
 	}
 	return 0, fault.Newf(fault.Timeout, "demo", "no write was acknowledged within %s of the leader's death", patience)
+}
+
+// goRoot asks the go command where its sources are.
+func goRoot(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
+	if err != nil {
+		return "", fmt.Errorf("where are Go's sources? %w", err)
+	}
+	return strings.TrimSpace(string(out)), nil
 }
