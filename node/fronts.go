@@ -24,11 +24,14 @@ import (
 type fronts struct {
 	client, peer *door
 	metrics      []net.Listener
+	// meter counts the bytes of every connection, so that a seed over a slow
+	// line is told from one that stands still.
+	meter *transfer.ConnMeter
 }
 
 // openFronts listens and completes the advertised URLs in cfg.
 func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
-	f := &fronts{}
+	f := &fronts{meter: &transfer.ConnMeter{}}
 	var opened []net.Listener
 	open := func(urls []string) ([]net.Listener, []string, error) {
 		var ls []net.Listener
@@ -56,6 +59,11 @@ func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
 	}
 	if f.metrics, _, err = open(cfg.ListenMetrics); err != nil {
 		return nil, errors.Join(err, closeAll(opened))
+	}
+	for _, ls := range [][]net.Listener{clients, peers} {
+		for i := range ls {
+			ls[i] = f.meter.Listen(ls[i])
+		}
 	}
 	f.client, f.peer = newDoor(clients), newDoor(peers)
 	if len(cfg.AdvertiseClient) == 0 {

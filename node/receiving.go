@@ -43,7 +43,7 @@ func (n *node) receive(stream grpc.BidiStreamingServer[chainfirev1.ReceiveReques
 				Seed: &datadir.SeedRef{Position: o.Meta.Position, ManifestRoot: o.Meta.Root, LeaseID: o.Meta.LeaseID}}
 			return stage.Install(ctx, id, snapshot.InstallOptions{})
 		},
-		IdleTimeout: defaultIdleTimeout, Logger: n.logger})
+		IdleTimeout: defaultIdleTimeout, Logger: n.logger, Conns: n.fronts.meter})
 	if err != nil && stage != nil {
 		err = errors.Join(err, stage.Close())
 	}

@@ -47,7 +47,7 @@ func newSeeds(m *member) (*seeds, error) {
 	s.raft = &raftSnapshots{seeds: s, kick: make(chan struct{}, 1)}
 	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
-		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots})
+		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter})
 	if err != nil {
 		return nil, errors.Join(err, library.Close())
 	}
