@@ -67,4 +67,4 @@ demo: ## a cluster of processes, two joins, the leader killed, all verified
 
 .PHONY: soak
 soak: ## random faults on a simulated cluster for DURATION
-	$(GO) test -run 'Soak' -count=1 -timeout 0 ./node/sim -soak $(DURATION)
+	.ci/soak $(DURATION)

@@ -354,6 +354,33 @@ func TestArchitectureShowsTheCodeMap(t *testing.T) {
 	}
 }
 
+// TestArchitectureNamesRealTests: a safety rule is shown by tests that exist.
+func TestArchitectureNamesRealTests(t *testing.T) {
+	files, err := source(os.DirFS("."), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	there := map[string]bool{}
+	for _, f := range files {
+		for _, decl := range f.ast.Decls {
+			if fn, ok := decl.(*ast.FuncDecl); ok {
+				there[f.dir+"."+fn.Name.Name] = true
+			}
+		}
+	}
+	text := readText(t, "ARCHITECTURE.md")
+	for _, m := range regexp.MustCompile("`([a-z0-9/]+\\.Test[A-Za-z0-9_]+)`").FindAllStringSubmatch(text, -1) {
+		if !there[m[1]] {
+			t.Errorf("ARCHITECTURE.md names %s, which is not there", m[1])
+		}
+	}
+	for n := 1; n <= 11; n++ {
+		if !regexp.MustCompile(fmt.Sprintf("(?m)^\\| S%d \\|.*\\.Test.*$", n)).MatchString(text) {
+			t.Errorf("ARCHITECTURE.md names no test for rule S%d", n)
+		}
+	}
+}
+
 // TestDocumentLinks: files that the documents link to are there.
 func TestDocumentLinks(t *testing.T) {
 	link := regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`)

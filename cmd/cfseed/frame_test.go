@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -205,6 +206,42 @@ func TestUnknownFlagsAreUsageErrors(t *testing.T) {
 		code, stdout, stderr = runArgs(t.Context(), "", append(slices.Clone(l.words), "--qqqqqq", "-o", "json")...)
 		if code != 2 || stderr != "" || !strings.HasPrefix(stdout, `{"error":{"code":"usage",`) {
 			t.Errorf("%v: exit %d, stdout %q, stderr %q", l.words, code, stdout, stderr)
+		}
+	}
+}
+
+// TestCommandsAreDocumented: docs/command-line.md names every command.
+func TestCommandsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("../../docs/command-line.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range allCommands() {
+		// "member promote" may stand as "promote", after others of its group.
+		name := regexp.MustCompile("`([a-z]+ )?" + l.words[len(l.words)-1] + "`")
+		if len(l.cmd.Subcommands) == 0 && !name.Match(text) {
+			t.Errorf("docs/command-line.md does not name %s", strings.Join(l.words, " "))
+		}
+	}
+}
+
+// TestDocumentedFlagsExist: the documents name no flag that no command has.
+func TestDocumentedFlagsExist(t *testing.T) {
+	known := []string{"help", "force-new-cluster"} // the second is etcd's
+	for _, l := range allCommands() {
+		for _, f := range l.cmd.Flags {
+			known = append(known, f.Names()...)
+		}
+	}
+	for _, name := range []string{"README.md", "ARCHITECTURE.md", "SECURITY.md", "docs/command-line.md", "docs/operations.md"} {
+		text, err := os.ReadFile("../../" + name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?:^|[ `(\\[])--([a-z][a-z-]*)").FindAllStringSubmatch(string(text), -1) {
+			if !slices.Contains(known, m[1]) {
+				t.Errorf("%s speaks of --%s, which no command has", name, m[1])
+			}
 		}
 	}
 }
