@@ -50,7 +50,9 @@ func (s *Store) NewBatch() *Batch {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return &Batch{
-		cursor:  cursor{s: s},
+		// A batch reads the keys it is about to write, which are often new: there
+		// the filters of the last level save a block. A view's keys mostly exist.
+		cursor:  cursor{s: s, filters: true},
 		b:       s.db.NewBatch(),
 		over:    make(map[string]*pending),
 		next:    s.head,

@@ -42,9 +42,10 @@ type VersionReader interface {
 // cursor reads through one Pebble iterator, opened at the first read. It is
 // one consistent view and not for concurrent use.
 type cursor struct {
-	s   *Store
-	it  *pebble.Iterator
-	key []byte
+	s       *Store
+	it      *pebble.Iterator
+	key     []byte
+	filters bool // look at the filters of the last level too
 }
 
 func (c *cursor) open() error {
@@ -54,9 +55,7 @@ func (c *cursor) open() error {
 	if c.it != nil {
 		return nil
 	}
-	// Most point reads are for keys about to be written, often new ones, so
-	// the filters of the last level pay as well.
-	it, err := c.s.db.NewIter(&pebble.IterOptions{UseL6Filters: true})
+	it, err := c.s.db.NewIter(&pebble.IterOptions{UseL6Filters: c.filters})
 	if err != nil {
 		return c.s.classify("read state store", err)
 	}
