@@ -1,7 +1,10 @@
 package snapshot
 
 import (
+	"os"
+
 	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/snapshot/manifest"
 )
 
@@ -18,4 +21,18 @@ func StagedRoot(d *datadir.Dir) (root [32]byte, ok bool) {
 		return root, false
 	}
 	return manifest.RootOf(encoded), true
+}
+
+// InstalledManifest reads the manifest of the seed that the directory's member
+// was installed from. os.ErrNotExist when it was not installed from one, or no
+// longer has that state.
+func InstalledManifest(d *datadir.Dir) (*manifest.Manifest, error) {
+	encoded, err := readBounded(d.FS(), d.Manifest(), manifest.MaxBytes)
+	if err != nil {
+		return nil, err
+	}
+	if len(encoded) == 0 {
+		return nil, fault.New(fault.Refused, "read seed manifest", os.ErrNotExist).At(d.Manifest())
+	}
+	return manifest.Unmarshal(encoded)
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/snapshot"
 	"github.com/chainfire/cfseed/transfer"
 )
 
@@ -156,6 +157,10 @@ func (n *Newcomer) complete(ctx context.Context, id datadir.Identity) (*Outcome,
 	if n.cfg.Cluster != (ident.Cluster{}) && !n.cfg.Cluster.Same(id.Cluster) {
 		return nil, fault.Newf(fault.Refused, "join", "the seed is of cluster %s", ident.FormatID(id.Cluster.ID)).
 			At(n.cfg.Dir.Path()).WithHint("give the newcomer an empty directory")
+	}
+	if m, err := snapshot.InstalledManifest(n.cfg.Dir); err == nil { // only told, never relied on
+		out.Revision = m.Revision
+		out.Result.BytesTotal, out.Result.BytesReused = m.TotalBytes(), m.TotalBytes()
 	}
 	n.cfg.Cluster, n.cfg.Directory = id.Cluster, id.Directory
 	if id.MemberID != 0 {
