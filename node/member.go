@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	mrand "math/rand/v2"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -69,6 +70,9 @@ func (n *node) openMember(id datadir.Identity) (m *member, err error) {
 	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt, n.metrics.synced)); err != nil {
 		return m, err
 	}
+	if err := m.checkWhole(); err != nil {
+		return m, err
+	}
 	if m.state.m, err = m.openState(m.log.State()); err != nil {
 		return m, err
 	}
@@ -79,6 +83,25 @@ func (n *node) openMember(id datadir.Identity) (m *member, err error) {
 		return m, err
 	}
 	return m, m.assemble()
+}
+
+// checkWhole refuses a directory that has lost one of its stores, which opening
+// would silently begin anew: a member without its log or its state must not
+// answer for its ID (S4).
+func (m *member) checkWhole() error {
+	const op = "open member"
+	hint := "remove this member from the cluster and join with an empty directory"
+	if m.log.State() == 0 {
+		return fault.Newf(fault.Corrupt, op, "the Raft log is lost").At(m.n.dir.Raft()).WithHint("%s", hint)
+	}
+	have, err := m.states()
+	if err != nil {
+		return err
+	}
+	if !slices.Contains(have, m.log.State()) {
+		return fault.Newf(fault.Corrupt, op, "the state is lost").At(m.n.dir.State(m.log.State())).WithHint("%s", hint)
+	}
+	return nil
 }
 
 func (m *member) openState(num uint64) (*state.Machine, error) {
@@ -200,7 +223,7 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 			return nil
 		}
 	})
-	if err := m.serve(gctx, g); err != nil {
+	if err := m.serve(gctx, g, lctx, loops); err != nil {
 		return err // nothing of the group waits for anything but its context
 	}
 	g.Go(func() error { return m.announce(gctx, beside) })
@@ -224,8 +247,9 @@ func errLoopEnded() error {
 	return fault.Newf(fault.Internal, "node", "an internal loop has ended")
 }
 
-// serve registers the services on both addresses.
-func (m *member) serve(ctx context.Context, g *errgroup.Group) error {
+// serve registers the services on both addresses. Members are served as long
+// as the loops run, clients as long as ctx lasts.
+func (m *member) serve(ctx context.Context, g *errgroup.Group, lctx context.Context, loops *errgroup.Group) error {
 	n := m.n
 	cluster := clusterapi.New(m.backend)
 	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader}, etcdapi.Options{})
@@ -244,7 +268,7 @@ func (m *member) serve(ctx context.Context, g *errgroup.Group) error {
 	cluster.Register(peerSrv)
 	chainfirev1.RegisterSeedServer(peerSrv, m.seeds.server)
 	chainfirev1.RegisterAwaitServer(peerSrv, await)
-	g.Go(func() error { return n.fronts.peer.serve(ctx, peerSrv) })
+	loops.Go(func() error { return n.fronts.peer.serve(lctx, peerSrv) })
 
 	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, etcd.ServerOptions()...)
 	if err != nil {
@@ -258,7 +282,8 @@ func (m *member) serve(ctx context.Context, g *errgroup.Group) error {
 }
 
 // announce prints the ready line once this member can answer clients: there is
-// a leader, what it had committed is applied here, and a join is through.
+// a leader, what it had committed is applied here, the cluster has its record,
+// and a join is through.
 func (m *member) announce(ctx context.Context, beside func(context.Context) error) error {
 	if beside != nil {
 		if err := beside(ctx); err != nil {
@@ -269,11 +294,11 @@ func (m *member) announce(ctx context.Context, beside func(context.Context) erro
 		bctx, cancel := context.WithTimeout(ctx, 5*m.n.cfg.Election)
 		err := m.core.ReadIndex(bctx)
 		cancel()
-		if err == nil {
+		if err == nil && m.state.machine().Cluster() != nil {
 			m.n.cfg.Ready(readyLine(m.n.cfg.AdvertiseClient, m.n.cfg.AdvertisePeer, m.identity.get().MemberID))
 			return nil
 		}
-		m.leader.wait(ctx, m.n.cfg.Election)
+		m.leader.wait(ctx, m.n.cfg.Heartbeat)
 	}
 	return nil
 }
@@ -343,7 +368,7 @@ func (m *member) handOver() {
 	if err := m.core.do(ctx, func(r *replica.Replica) { terr = r.TransferLeader(best) }); err != nil || terr != nil {
 		return
 	}
-	for ctx.Err() == nil && m.leader.current() == st.ID {
+	for leader := m.leader.current(); ctx.Err() == nil && (leader == st.ID || leader == 0); leader = m.leader.current() {
 		m.leader.wait(ctx, m.n.cfg.Heartbeat)
 	}
 }

@@ -50,7 +50,7 @@ func (p *Policy) observeProgress(v View, id uint64, t *track) {
 	if pr.RecentActive {
 		t.contacted, t.active = true, v.Now
 	}
-	if pr.Match > t.match || (pr.Match > 0 && pr.Match >= v.Last) {
+	if pr.Match > t.match || (pr.Match > 0 && pr.Match >= v.Last && reachable(v, t)) {
 		t.match, t.risen = pr.Match, v.Now
 	}
 	near := p.near(v, pr, t)
