@@ -27,7 +27,6 @@ type peers struct {
 	state     *stateBox
 	core      *core
 	installer *installer
-	removed   func(error) // this member was told that it is removed
 }
 
 // hello is this member's side of the handshake.

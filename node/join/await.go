@@ -82,7 +82,7 @@ func (a *Await) Join(req *chainfirev1.JoinRequest, out grpc.ServerStreamingServe
 		return err
 	}
 	for sent := 0; ; {
-		events, done, err, changed := a.since(sent)
+		events, done, changed, err := a.since(sent)
 		for _, ev := range events {
 			if err := out.Send(ev); err != nil {
 				return err
@@ -120,10 +120,10 @@ func (a *Await) invite(req *chainfirev1.JoinRequest) error {
 	return nil
 }
 
-func (a *Await) since(n int) ([]*chainfirev1.MemberAddResponse, bool, error, <-chan struct{}) {
+func (a *Await) since(n int) ([]*chainfirev1.MemberAddResponse, bool, <-chan struct{}, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.events[min(n, len(a.events)):], a.done, a.err, a.changed
+	return a.events[min(n, len(a.events)):], a.done, a.changed, a.err
 }
 
 // Invitation waits for somebody to call Join.
