@@ -73,13 +73,15 @@ func (n *node) openMember(id datadir.Identity) (m *member, err error) {
 	if err := m.checkWhole(); err != nil {
 		return m, err
 	}
-	if m.state.m, err = m.openState(m.log.State()); err != nil {
+	machine, err := m.openState(m.log.State())
+	if err != nil {
 		return m, err
 	}
+	m.state.set(machine)
 	if err := m.removeOldStates(); err != nil {
 		return m, err
 	}
-	if err := m.log.Reconcile(m.state.m.Applied()); err != nil {
+	if err := m.log.Reconcile(machine.Applied()); err != nil {
 		return m, err
 	}
 	return m, m.assemble()
@@ -174,7 +176,7 @@ func (m *member) assemble() error {
 		changed: m.membership.changed, gone: m.membership.gone}
 	m.core.replica, err = replica.New(replica.Config{ID: id.MemberID, ElectionTicks: n.cfg.ticks(), HeartbeatTicks: 1,
 		Seed: binary.LittleEndian.Uint64(boot[8:]), Boot: binary.LittleEndian.Uint32(boot[:4]),
-		Storage: m.log.Storage(m.confState, m.seeds.raftSnapshot), Applied: m.state.m.Applied().Index,
+		Storage: m.log.Storage(m.confState, m.seeds.raftSnapshot), Applied: m.state.machine().Applied().Index,
 		Limits: raftloop.Limits{}, Logger: raftLogger{n.logger}})
 	return err
 }
