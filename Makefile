@@ -25,15 +25,15 @@ race: ## short tests of the concurrent packages under the race detector
 
 .PHONY: e2e
 e2e: ## whole processes: kills, joins, etcd's client
-	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/...
+	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
 	FUZZ_EACH=$(FUZZTIME) .ci/run fuzz
 
 .PHONY: bench-join
-bench-join: ## seeding a member beside copying its files
-	$(GO) run ./cmd/cfseed bench
+bench-join: ## what a join costs, beside copying the files (minutes)
+	$(GO) run ./cmd/cfseed bench join --out bench-join.json
 
 .PHONY: bench
 bench: ## micro benchmarks of the packages

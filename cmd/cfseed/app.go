@@ -12,6 +12,7 @@ func commands() []command.Constructor {
 	return []command.Constructor{
 		nodeCommand,
 		demoCommand,
+		benchCommand,
 		pullCommand,
 		pushCommand,
 		verifyCommand,

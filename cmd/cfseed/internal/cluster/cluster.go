@@ -51,16 +51,24 @@ func (c *Cluster) Start(ctx context.Context, name string, more ...string) (*Proc
 	return p, p.await(ctx, "")
 }
 
-// Restart starts a process that has ended again, on the addresses it had.
-func (c *Cluster) Restart(ctx context.Context, p *Process) error {
-	at := p.address()
-	p.args = []string{"node", "--name", p.Name, "--data-dir", p.DataDir, "--listen-client-urls", at.client,
-		"--listen-peer-urls", at.peer, "--log-level", "warn"}
-	p.forget()
-	if err := p.spawn(c.binary, filepath.Join(c.dir, p.Name+".log")); err != nil {
-		return err
+// Restart starts processes that have ended again, on the addresses they had,
+// and waits until all are ready: members may need each other for that.
+func (c *Cluster) Restart(ctx context.Context, nodes ...*Process) error {
+	for _, p := range nodes {
+		at := p.address()
+		p.args = []string{"node", "--name", p.Name, "--data-dir", p.DataDir, "--listen-client-urls", at.client,
+			"--listen-peer-urls", at.peer, "--log-level", "warn"}
+		p.forget()
+		if err := p.spawn(c.binary, filepath.Join(c.dir, p.Name+".log")); err != nil {
+			return err
+		}
 	}
-	return p.Ready(ctx)
+	for _, p := range nodes {
+		if err := p.Ready(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Remove ends a process, if it runs, and removes its data directory.

@@ -1,0 +1,68 @@
+package bench
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+)
+
+// spread is a median and the extremes.
+type spread struct{ median, low, high float64 }
+
+// over gives the spread of a value over samples; the zero spread of none.
+func over(samples []Sample, of func(Sample) float64) spread {
+	values := make([]float64, len(samples))
+	for i, s := range samples {
+		values[i] = of(s)
+	}
+	return spreadOf(values)
+}
+
+func spreadOf(values []float64) spread {
+	if len(values) == 0 {
+		return spread{}
+	}
+	s := slices.Sorted(slices.Values(values))
+	mid := len(s) / 2
+	median := s[mid]
+	if len(s)%2 == 0 {
+		median = (s[mid-1] + s[mid]) / 2
+	}
+	return spread{median: median, low: s[0], high: s[len(s)-1]}
+}
+
+// percentile is the smallest value that at least the share q of all are not
+// above; values are sorted. It is the zero value of none.
+func percentile[T cmp.Ordered](sorted []T, q float64) T {
+	if len(sorted) == 0 {
+		var none T
+		return none
+	}
+	rank := int(math.Ceil(q * float64(len(sorted))))
+	return sorted[min(max(rank, 1), len(sorted))-1]
+}
+
+// Latency is of puts, in milliseconds, each counted from the moment it was due.
+type Latency struct {
+	Puts   int     `json:"puts"`
+	Failed int     `json:"failed"`
+	P50    float64 `json:"p50_ms"`
+	P99    float64 `json:"p99_ms"`
+	Max    float64 `json:"max_ms"`
+}
+
+// latencyOf takes what each put took, failed ones until they failed.
+func latencyOf(took []time.Duration, failed int) Latency {
+	slices.Sort(took)
+	ms := func(q float64) float64 { return float64(percentile(took, q).Microseconds()) / 1000 }
+	return Latency{Puts: len(took), Failed: failed, P50: ms(0.50), P99: ms(0.99), Max: ms(1)}
+}
+
+// ratio is a over b; 0 when b is nothing to compare with.
+func ratio(a, b float64) float64 {
+	if b <= 0 {
+		return 0
+	}
+	return a / b
+}
