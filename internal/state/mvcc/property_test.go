@@ -123,6 +123,7 @@ func (g gen) txnReq(depth int) *pb.TxnRequest {
 
 // pair is the store under test beside the model.
 type pair struct {
+	fs    *vfs.MemFS
 	s     *store.Store
 	m     *model
 	index uint64
@@ -192,108 +193,110 @@ func (p *pair) changes(t *rapid.T, from int64) {
 // while history is purged, tables are flushed and the store is reopened.
 func TestAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		fs := vfs.NewMem()
-		open := func() *store.Store {
-			s, err := store.Open("state-1", store.Options{FS: fs, MemTableBytes: 256 << 10})
-			if err != nil {
-				t.Fatal(err)
-			}
-			return s
-		}
-		p := &pair{s: open(), m: newModel()}
+		p := &pair{fs: vfs.NewMem(), m: newModel()}
+		p.open(t)
 		defer func() { _ = p.s.Close() }()
-		g := func() gen { return gen{t: t, rev: p.m.rev()} }
 		t.Repeat(map[string]func(*rapid.T){
-			"put": func(t *rapid.T) {
-				r := g().putReq()
-				entry(t, p, r, mvcc.Put, func(a *attempt) (*pb.PutResponse, error) {
-					if err := p.m.checkPut(r); err != nil {
-						return nil, err
-					}
-					if err := p.m.checkPutLate(r); err != nil {
-						return nil, err
-					}
-					return a.put(r), nil
-				})
-			},
-			"delete": func(t *rapid.T) {
-				r := g().deleteReq()
-				entry(t, p, r, mvcc.DeleteRange, func(a *attempt) (*pb.DeleteRangeResponse, error) {
-					if len(r.Key) == 0 {
-						return nil, errKey
-					}
-					return a.delete(r), nil
-				})
-			},
-			"txn": func(t *rapid.T) {
-				r := g().txnReq(2)
-				entry(t, p, r, mvcc.Txn, func(a *attempt) (*pb.TxnResponse, error) {
-					twice := false
-					if err := p.m.checkTxn(r, &twice); err != nil {
-						return nil, err
-					}
-					if twice {
-						return nil, errTwice
-					}
-					if err := p.m.path(r); err != nil {
-						return nil, err
-					}
-					resp := a.txn(r)
-					resp.Header.Revision = a.rev()
-					return resp, nil
-				})
-			},
-			"compact": func(t *rapid.T) {
-				r := &pb.CompactionRequest{Revision: rapid.Int64Range(p.m.compact-1, p.m.rev()+1).Draw(t, "to")}
-				entry(t, p, r, mvcc.Compact, func(*attempt) (*pb.CompactionResponse, error) {
-					switch {
-					case r.Revision <= p.m.compact:
-						return nil, errOld
-					case r.Revision > p.m.rev():
-						return nil, errFuture
-					}
-					p.m.compact = r.Revision
-					return &pb.CompactionResponse{Header: &pb.ResponseHeader{Revision: p.m.rev()}}, nil
-				})
-			},
-			"purge": func(t *rapid.T) {
-				v, prune := p.s.View(), p.s.NewPrune()
-				_, err := mvcc.Purge(v, prune, rapid.IntRange(1, 5).Draw(t, "rows"))
-				if err := errors.Join(err, v.Close(), prune.Commit(), prune.Close()); err != nil {
-					t.Fatal(err)
-				}
-			},
-			"flush": func(t *rapid.T) {
-				if err := p.s.Flush(); err != nil {
-					t.Fatal(err)
-				}
-			},
+			"put": p.put, "delete": p.delete, "txn": p.txn, "compact": p.compact, "purge": p.purge, "": p.check,
+			"flush": func(t *rapid.T) { ok(t, p.s.Flush()) },
 			"reopen": func(t *rapid.T) {
-				if err := p.s.Close(); err != nil {
-					t.Fatal(err)
-				}
-				p.s = open()
-			},
-			"": func(t *rapid.T) {
-				r := g().rangeReq()
-				v := p.s.View()
-				got, err := mvcc.Range(context.Background(), v, r)
-				want, werr := p.m.try().rangeKeys(r)
-				same(t, r, got, err, want, werr)
-				if err := v.Close(); err != nil {
-					t.Fatal(err)
-				}
-				p.changes(t, rapid.Int64Range(max(p.m.compact, 0), p.m.rev()+1).Draw(t, "from"))
-				v = p.s.View()
-				if d, err := v.ScanDigest(context.Background()); err != nil || d != p.s.Digest() {
-					t.Fatalf("digest %x, scan %x, %v", p.s.Digest(), d, err)
-				}
-				if err := v.Close(); err != nil {
-					t.Fatal(err)
-				}
+				ok(t, p.s.Close())
+				p.open(t)
 			},
 		})
 	})
+}
+
+func ok(t *rapid.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (p *pair) open(t *rapid.T) {
+	s, err := store.Open("state-1", store.Options{FS: p.fs, MemTableBytes: 256 << 10})
+	ok(t, err)
+	p.s = s
+}
+
+func (p *pair) gen(t *rapid.T) gen { return gen{t: t, rev: p.m.rev()} }
+
+func (p *pair) put(t *rapid.T) {
+	r := p.gen(t).putReq()
+	entry(t, p, r, mvcc.Put, func(a *attempt) (*pb.PutResponse, error) {
+		if err := p.m.checkPut(r); err != nil {
+			return nil, err
+		}
+		if err := p.m.checkPutLate(r); err != nil {
+			return nil, err
+		}
+		return a.put(r), nil
+	})
+}
+
+func (p *pair) delete(t *rapid.T) {
+	r := p.gen(t).deleteReq()
+	entry(t, p, r, mvcc.DeleteRange, func(a *attempt) (*pb.DeleteRangeResponse, error) {
+		if len(r.Key) == 0 {
+			return nil, errKey
+		}
+		return a.delete(r), nil
+	})
+}
+
+func (p *pair) txn(t *rapid.T) {
+	r := p.gen(t).txnReq(2)
+	entry(t, p, r, mvcc.Txn, func(a *attempt) (*pb.TxnResponse, error) {
+		twice := false
+		if err := p.m.checkTxn(r, &twice); err != nil {
+			return nil, err
+		}
+		if twice {
+			return nil, errTwice
+		}
+		if err := p.m.path(r); err != nil {
+			return nil, err
+		}
+		resp := a.txn(r)
+		resp.Header.Revision = a.rev()
+		return resp, nil
+	})
+}
+
+func (p *pair) compact(t *rapid.T) {
+	r := &pb.CompactionRequest{Revision: rapid.Int64Range(p.m.compact-1, p.m.rev()+1).Draw(t, "to")}
+	entry(t, p, r, mvcc.Compact, func(*attempt) (*pb.CompactionResponse, error) {
+		switch {
+		case r.Revision <= p.m.compact:
+			return nil, errOld
+		case r.Revision > p.m.rev():
+			return nil, errFuture
+		}
+		p.m.compact = r.Revision
+		return &pb.CompactionResponse{Header: &pb.ResponseHeader{Revision: p.m.rev()}}, nil
+	})
+}
+
+func (p *pair) purge(t *rapid.T) {
+	v, prune := p.s.View(), p.s.NewPrune()
+	_, err := mvcc.Purge(v, prune, rapid.IntRange(1, 5).Draw(t, "rows"))
+	ok(t, err, v.Close(), prune.Commit(), prune.Close())
+}
+
+// check runs after every action.
+func (p *pair) check(t *rapid.T) {
+	r := p.gen(t).rangeReq()
+	v := p.s.View()
+	got, err := mvcc.Range(context.Background(), v, r)
+	want, werr := p.m.try().rangeKeys(r)
+	same(t, r, got, err, want, werr)
+	d, err := v.ScanDigest(context.Background())
+	ok(t, err, v.Close())
+	if d != p.s.Digest() {
+		t.Fatalf("digest %x, scan %x", p.s.Digest(), d)
+	}
+	p.changes(t, rapid.Int64Range(max(p.m.compact, 0), p.m.rev()+1).Draw(t, "from"))
 }
 
 // checkPutLate is the order in which a lone put is refused: the lease first.
