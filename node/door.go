@@ -5,9 +5,13 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"syscall"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/fault"
 )
 
 // door hands the connections of one address to one gRPC server at a time. A
@@ -48,13 +52,22 @@ func (d *door) shut() {
 }
 
 func (d *door) accept(ctx context.Context, l net.Listener) error {
-	for {
+	for pause := acceptPause; ; {
 		conn, err := l.Accept()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
+		switch {
+		case err == nil:
+			pause = acceptPause
+		case ctx.Err() != nil || errors.Is(err, net.ErrClosed):
+			return nil
+		case !passing(err):
+			return fault.New(fault.Internal, "accept connections", err)
+		default:
+			select {
+			case <-time.After(pause):
+			case <-ctx.Done():
 			}
-			return err
+			pause = min(2*pause, time.Second)
+			continue
 		}
 		d.mu.Lock()
 		r := d.current
@@ -63,6 +76,20 @@ func (d *door) accept(ctx context.Context, l net.Listener) error {
 			conn.Close() //nolint:errcheck // nobody is in; the caller tries again
 		}
 	}
+}
+
+// acceptPause is the first pause after the system had no room for a connection.
+const acceptPause = 5 * time.Millisecond
+
+// passing reports errors of Accept that others can cause and that pass, such as
+// no file descriptor being left: a member lives through them.
+func passing(err error) bool {
+	for _, e := range []syscall.Errno{syscall.ECONNABORTED, syscall.ECONNRESET, syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // serve runs srv for new connections until ctx ends or another server takes

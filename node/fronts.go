@@ -117,7 +117,9 @@ func (f *fronts) run(ctx context.Context, registry *prometheus.Registry) error {
 // newServer makes a gRPC server for the listeners of urls: TLS where they say
 // so, every RPC through the gate, faults mapped to statuses.
 func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerOption) (*grpc.Server, error) {
-	opts := append(transfer.ServerOptions(), peer.ServerOptions()...)
+	// Stop waits for the handlers: they use stores that are closed afterwards.
+	opts := append(transfer.ServerOptions(), grpc.WaitForHandlers(true))
+	opts = append(opts, peer.ServerOptions()...)
 	if len(urls) > 0 {
 		u, err := netsec.ParseURL(urls[0])
 		if err != nil {
@@ -137,8 +139,9 @@ func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerO
 		grpc.ChainStreamInterceptor(func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, h grpc.StreamHandler) error {
 			return rpcfault.ToStatus(h(srv, ss))
 		}))
-	opts = append(opts, more...)
-	return grpc.NewServer(append(opts, netsec.Gate(n.cfg.Authorize).ServerOptions()...)...), nil
+	// The gate comes before any other rule: who may not ask learns nothing.
+	opts = append(opts, netsec.Gate(n.cfg.Authorize).ServerOptions()...)
+	return grpc.NewServer(append(opts, more...)...), nil
 }
 
 // dial connects to a member or newcomer by URL; peers' certificates are used,
