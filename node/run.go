@@ -68,12 +68,14 @@ func Run(ctx context.Context, cfg Config) (err error) {
 
 // run serves the addresses beside the member's own life.
 func (n *node) run(ctx context.Context, class datadir.Class) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.fronts.run(gctx, n.registry) })
+	// The doors outlive ctx: a leader that is asked to stop hands over first, and
+	// hears its followers for that.
+	open, shut := context.WithCancel(context.WithoutCancel(ctx))
+	defer shut()
+	g.Go(func() error { return n.fronts.run(open, n.registry) })
 	g.Go(func() error {
-		defer cancel() // a node whose life has ended closes its doors
+		defer shut() // a node whose life has ended closes its doors
 		return n.live(gctx, class)
 	})
 	return g.Wait()
