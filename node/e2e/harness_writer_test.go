@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -19,6 +18,7 @@ import (
 // Each key is written once, so what is read back must be what was written.
 type Writer struct {
 	c      *Cluster
+	client *clientv3.Client
 	prefix string
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -38,17 +38,16 @@ const writePause = 2 * time.Millisecond
 func (c *Cluster) StartWriter(workers, valueBytes int, nodes ...*Node) *Writer {
 	c.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &Writer{c: c, prefix: fmt.Sprintf("written/%x/", time.Now().UnixNano()), cancel: cancel, acked: map[string]string{}}
-	client := c.Client(nodes...)
+	w := &Writer{c: c, prefix: fmt.Sprintf("written/%x/", time.Now().UnixNano()), client: c.Client(nodes...), cancel: cancel, acked: map[string]string{}}
 	for i := range workers {
 		w.done.Add(1)
-		go func() { defer w.done.Done(); w.work(ctx, client, i, valueBytes) }()
+		go func() { defer w.done.Done(); w.work(ctx, i, valueBytes) }()
 	}
 	c.t.Cleanup(w.stop)
 	return w
 }
 
-func (w *Writer) work(ctx context.Context, client *clientv3.Client, worker, valueBytes int) {
+func (w *Writer) work(ctx context.Context, worker, valueBytes int) {
 	tick := time.NewTicker(writePause)
 	defer tick.Stop()
 	for i := 0; ; i++ {
@@ -61,7 +60,7 @@ func (w *Writer) work(ctx context.Context, client *clientv3.Client, worker, valu
 		value := "value of " + key
 		value += strings.Repeat(".", max(0, valueBytes-len(value)))
 		op, cancel := context.WithTimeout(ctx, 3*time.Second)
-		_, err := client.Put(op, key, value)
+		_, err := w.client.Put(op, key, value)
 		cancel()
 		w.mu.Lock()
 		if err == nil {
@@ -71,6 +70,18 @@ func (w *Writer) work(ctx context.Context, client *clientv3.Client, worker, valu
 		}
 		w.mu.Unlock()
 	}
+}
+
+// Use lets the writes go through the nodes (default: all that run) from now on.
+func (w *Writer) Use(nodes ...*Node) {
+	if len(nodes) == 0 {
+		nodes = w.c.Running()
+	}
+	var endpoints []string
+	for _, n := range nodes {
+		endpoints = append(endpoints, n.Client)
+	}
+	w.client.SetEndpoints(endpoints...)
 }
 
 func (w *Writer) stop() { w.cancel(); w.done.Wait() }
@@ -93,8 +104,7 @@ func (w *Writer) AwaitMore(n int) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if len(w.acked) < want {
-			return fmt.Errorf("%d of %d writes acknowledged, %d failed, the last with: %w", len(w.acked), want, w.failed,
-				errors.Join(w.last, nil))
+			return fmt.Errorf("%d of %d writes acknowledged, %d failed, the last with: %v", len(w.acked), want, w.failed, w.last)
 		}
 		return nil
 	})

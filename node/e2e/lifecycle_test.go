@@ -1,0 +1,190 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+)
+
+// static starts three processes that are told of each other (--initial-cluster).
+func static(t *testing.T, common ...string) (*Cluster, []*Node) {
+	t.Helper()
+	c := NewCluster(t, common...)
+	var nodes []*Node
+	var seats []string
+	for _, name := range []string{"s1", "s2", "s3"} {
+		n := c.New(name)
+		nodes, seats = append(nodes, n), append(seats, name+"="+n.Peer)
+	}
+	for _, n := range nodes {
+		n.Spawn("--initial-cluster", strings.Join(seats, ","), "--initial-cluster-state", "new")
+	}
+	for _, n := range nodes {
+		n.WaitReady(startPatience)
+	}
+	return c, nodes
+}
+
+// TestStaticBootstrap: three processes with the same --initial-cluster are one
+// cluster, and each tells the same IDs of it.
+func TestStaticBootstrap(t *testing.T) {
+	t.Parallel()
+	c, nodes := static(t)
+	c.Leader()
+	w := c.StartWriter(2, 100)
+	w.AwaitMore(50)
+	ids := map[string]bool{}
+	var lists []string
+	for _, n := range nodes {
+		ids[n.ID] = true
+		c.Eventually(n.Name+" knows three voters", func() error {
+			r := c.CLI("member", "list", "--endpoints", n.Client)
+			for _, other := range nodes {
+				m := memberIn(r, other.ID)
+				if m.Str("role") != "voter" || m.Str("name") != other.Name || fmt.Sprint(m.Path("peer_urls")) != fmt.Sprint([]string{other.Peer}) ||
+					fmt.Sprint(m.Path("client_urls")) != fmt.Sprint([]string{other.Client}) {
+					return fmt.Errorf("%s: %s", other.Name, r)
+				}
+			}
+			lists = append(lists, r.Stdout)
+			return nil
+		})
+	}
+	if len(ids) != 3 {
+		t.Errorf("IDs %v are not three", ids)
+	}
+	for _, l := range lists[1:] {
+		if l != lists[0] {
+			t.Errorf("members tell different things:\n%s%s", lists[0], l)
+		}
+	}
+	w.CheckOn()
+}
+
+// TestRestartAll kills all three members at once and starts them again: what
+// was acknowledged is there, and writes go on.
+func TestRestartAll(t *testing.T) {
+	t.Parallel()
+	c, nodes := static(t)
+	w := c.StartWriter(4, 100)
+	w.AwaitMore(500)
+	for _, n := range nodes {
+		n.Kill()
+	}
+	w.Stop()
+	for _, n := range nodes {
+		n.Spawn()
+	}
+	for _, n := range nodes {
+		n.WaitReady(startPatience)
+	}
+	w.CheckOn()
+	again := c.StartWriter(2, 100)
+	again.AwaitMore(100)
+	again.CheckOn()
+	for _, n := range nodes {
+		n.Stop()
+	}
+	c.VerifyDirs(nodes...)
+}
+
+// TestLeaderHandOver: a leader that is asked to stop hands over first, so its
+// successor is elected by that and not by an election timeout. The election
+// timeout is made so long here that the test would fail without.
+func TestLeaderHandOver(t *testing.T) {
+	t.Parallel()
+	const election = 15 * time.Second
+	c, nodes := static(t, "--heartbeat-interval", "100ms")
+	before := c.Leader()
+	// Longer timeouts from now on, one member after the other.
+	for _, n := range append(c.Followers(), before) {
+		if code := n.Stop(); code != 0 {
+			t.Fatalf("%s: SIGTERM gave exit %d", n.Name, code)
+		}
+		n.Spawn("--election-timeout", election.String())
+		n.WaitReady(startPatience)
+	}
+	w := c.StartWriter(2, 100)
+	w.AwaitMore(50)
+	leader := c.Leader()
+	term := c.term(leader)
+	began := time.Now()
+	if code := leader.Stop(); code != 0 {
+		t.Fatalf("SIGTERM: exit %d", code)
+	}
+	next := c.Leader()
+	w.AwaitMore(20)
+	if took := time.Since(began); took >= election {
+		t.Errorf("writes went on after %s, no sooner than an election timeout of %s", took, election)
+	}
+	if got := c.term(next); got != term+1 {
+		t.Errorf("term %d became %d: one hand-over is one term", term, got)
+	}
+	leader.Restart("--election-timeout", election.String())
+	w.CheckOn(nodes...)
+}
+
+func (c *Cluster) term(n *Node) uint64 {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	st, err := n.client().Status(ctx, n.Client)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return st.RaftTerm
+}
+
+// TestControlRaftSnapshot is the control of every test that reads 0 Raft
+// snapshots: a follower that was away while the log behind it was dropped gets
+// one, and the counter says so.
+func TestControlRaftSnapshot(t *testing.T) {
+	t.Parallel()
+	c, _ := static(t, "--snapshot-count", "20")
+	leader := c.Leader()
+	away := c.Followers()[0]
+	if got := leader.Metric(snapshotsSent, "to="+away.ID); got != 0 {
+		t.Fatalf("%v Raft snapshots sent to a follower that was never away", got)
+	}
+	w := c.StartWriter(2, 100)
+	w.AwaitMore(50)
+	away.Kill()
+	match := memberIn(c.MustAsk("status"), away.ID).Num("match")
+	// What is applied is flushed for every 64 MiB of log; only then may the log go.
+	value := string(bytes.Repeat([]byte("0123456789abcdef"), 1<<16))
+	client := c.Client(leader)
+	c.EventuallyIn(time.Minute, "a log without what the follower needs", func() error {
+		for i := range 8 {
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			_, err := client.Put(ctx, fmt.Sprintf("big/%d", i), value)
+			cancel()
+			if err != nil {
+				return err
+			}
+		}
+		r := c.CLI("status", "--endpoints", leader.Client)
+		if first := r.Num("first_index"); first <= match+1 {
+			return errors.New("the log begins at " + fmt.Sprint(first))
+		}
+		return nil
+	})
+	away.Restart()
+	w.AwaitMore(20)
+	w.CheckOn()
+	if now := c.Leader(); now != leader {
+		t.Fatalf("the leader changed from %s to %s: its counter tells nothing", leader.Name, now.Name)
+	}
+	if got := leader.Metric(snapshotsSent, "to="+away.ID); got < 1 {
+		t.Errorf("%v Raft snapshots sent to a follower behind the log", got)
+	}
+	for _, n := range c.Nodes {
+		n.Stop()
+	}
+	c.VerifyDirs(c.Nodes...)
+}
