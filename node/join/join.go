@@ -12,8 +12,10 @@
 // Raft first starts, Admit and CatchUp after (safety rules S1, S4 and S6 of
 // ARCHITECTURE.md). Every phase may be run again: the reservation is found by
 // name and directory nonce, the stage resumes, and an admission that went
-// through answers as it did the first time. Clean-up of a join that is given
-// up belongs to the cluster, not to this package.
+// through answers as it did the first time. A seed that came earlier and is too
+// old by now is taken back and a newer one fetched, of which the files that
+// both have are there already. Clean-up of a join that is given up belongs to
+// the cluster, not to this package.
 package join
 
 import (
@@ -90,6 +92,7 @@ type Newcomer struct {
 	phases  []*chainfirev1.Phase
 	began   time.Time
 	current string
+	stale   [32]byte // root of the seed that the cluster found too old
 }
 
 // New returns a newcomer; nothing happens before Prepare.
@@ -126,7 +129,8 @@ func (n *Newcomer) finishPhase() {
 }
 
 // Prepare reserves, seeds, verifies and installs. A directory that already
-// holds a complete seed is left as it is. The caller holds the directory's lock.
+// holds a complete seed is left as it is, unless that is too old. The caller
+// holds the directory's lock.
 func (n *Newcomer) Prepare(ctx context.Context) (*Outcome, error) {
 	have, err := n.cfg.Dir.ReadIdentity()
 	switch {
@@ -172,10 +176,12 @@ func (n *Newcomer) complete(ctx context.Context, id datadir.Identity) (*Outcome,
 		return nil, err
 	}
 	out.Reserved = res
-	if id.MemberID != 0 && id.MemberID != res.GetMemberId() {
-		return nil, fault.Newf(fault.Refused, "join", "the directory belongs to member %s, the cluster reserved %s",
-			ident.FormatID(id.MemberID), ident.FormatID(res.GetMemberId())).
-			At(n.cfg.Dir.Path()).WithHint("IDs are never used again; give the newcomer an empty directory")
+	why, err := n.outdated(ctx, id, res)
+	if err != nil {
+		return nil, err
+	}
+	if why != nil {
+		return n.reseed(ctx, id, res, why)
 	}
 	if id.MemberID == 0 {
 		id.MemberID = res.GetMemberId()
@@ -245,6 +251,9 @@ func (n *Newcomer) Admit(ctx context.Context, id datadir.Identity) (*chainfirev1
 		res, err = chainfirev1.NewAdmissionClient(c).Admit(ctx, req)
 		return err
 	})
+	if TooOld(err) {
+		n.stale = id.Seed.ManifestRoot
+	}
 	return res, err
 }
 

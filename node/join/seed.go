@@ -37,7 +37,15 @@ func DirectoryNonce(d *datadir.Dir, random io.Reader) (ident.Nonce, error) {
 	if err := d.Begin(); err != nil {
 		return n, err
 	}
-	return n, datadir.WriteFileSynced(d.FS(), path, []byte(n.String()))
+	return n, keepNonce(d, n)
+}
+
+// keepNonce writes the nonce where DirectoryNonce finds it.
+func keepNonce(d *datadir.Dir, n ident.Nonce) error {
+	if err := datadir.MkdirAllSynced(d.FS(), d.Staging()); err != nil {
+		return err
+	}
+	return datadir.WriteFileSynced(d.FS(), d.FS().PathJoin(d.Staging(), nonceFile), []byte(n.String()))
 }
 
 func readNonce(d *datadir.Dir, path string) (ident.Nonce, error) {
