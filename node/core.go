@@ -36,12 +36,14 @@ type core struct {
 	onTick   func(*replica.Replica) error // on the loop, after each tick
 	onRole   func(raftloop.Role)          // on the loop; must not block
 	applied  func([]state.Result)         // on the apply worker, after each job
+	replaced func()                       // on the apply worker, after a Raft snapshot gave all tables anew
 	install  func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
 
 	inbox   *queue[func(*replica.Replica) error]
 	appends *queue[appendWork]
 	applies *queue[applyWork]
 	done    chan struct{} // closed when the loop has ended
+	purge   purger
 }
 
 // appendWork is one thing for the append worker to do.
@@ -257,7 +259,7 @@ func (c *core) appendAll(ctx context.Context, work []appendWork) error {
 		jobs := work[:n]
 		work = work[n:]
 		if snap := jobs[0].job.Snapshot; snap != nil {
-			if err := c.appendSnapshot(ctx, jobs[0].job, snap); err != nil {
+			if moved, err := c.appendSnapshot(ctx, jobs[0].job, snap); err != nil || !moved {
 				return err
 			}
 		} else if err := c.appendBatch(jobs); err != nil {
@@ -296,67 +298,29 @@ func (c *core) appendBatch(jobs []appendWork) error {
 
 // appendSnapshot makes a verified state directory the current one: the batch
 // that resets the log carries the pointer to it, then the apply worker, which
-// has nothing older left to do, moves over.
-func (c *core) appendSnapshot(ctx context.Context, job *replica.AppendJob, snap *raftpb.Snapshot) error {
+// has nothing older left to do, moves over. moved is false when ctx ended first.
+func (c *core) appendSnapshot(ctx context.Context, job *replica.AppendJob, snap *raftpb.Snapshot) (moved bool, _ error) {
 	n, open, err := c.install(snap)
 	if err != nil {
-		return err
+		return false, err
 	}
 	pos := ident.Position{Term: snap.GetMetadata().GetTerm(), Index: snap.GetMetadata().GetIndex()}
 	if err := c.log.Append(raftlog.Batch{HardState: job.HardState, Reset: &raftlog.Reset{Position: pos, State: n}}, true); err != nil {
-		return err
+		return false, err
 	}
-	moved := make(chan struct{})
+	done := make(chan struct{})
 	c.applies.push(applyWork{run: func() error {
-		defer close(moved)
-		return c.state.replace(open)
-	}})
-	select {
-	case <-moved:
-		return nil
-	case <-ctx.Done():
-		return nil
-	}
-}
-
-func (c *core) applyWorker(ctx context.Context) error {
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-c.applies.ready:
-		}
-		for _, w := range c.applies.drain() {
-			if w.run != nil {
-				if err := w.run(); err != nil {
-					return err
-				}
-				continue
-			}
-			if err := c.applyJob(w.job); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// purgeSteps bounds the compacted history removed after each job.
-const purgeSteps = 256
-
-func (c *core) applyJob(job *replica.ApplyJob) error {
-	m := c.state.machine()
-	results := make([]state.Result, 0, len(job.Entries))
-	for _, e := range job.Entries {
-		res, err := m.Apply(e)
-		if err != nil {
+		if err := c.state.replace(open); err != nil {
 			return err
 		}
-		results = append(results, res)
+		c.replaced()
+		close(done)
+		return nil
+	}})
+	select {
+	case <-done:
+		return true, nil
+	case <-ctx.Done():
+		return false, nil
 	}
-	if _, err := m.Purge(purgeSteps); err != nil {
-		return err
-	}
-	c.applied(results)
-	c.post(func(r *replica.Replica) error { return r.ApplyDone(job, results) })
-	return nil
 }

@@ -36,6 +36,11 @@ func (e etcdBackend) Propose(ctx context.Context, kind envelope.Kind, body proto
 
 func (e etcdBackend) ReadIndex(ctx context.Context) error { return e.b.core.ReadIndex(ctx) }
 
+// WaitPurged implements etcdapi.Purger: physical compaction.
+func (e etcdBackend) WaitPurged(ctx context.Context, revision int64) error {
+	return e.b.core.waitPurged(ctx, revision)
+}
+
 func (e etcdBackend) Range(ctx context.Context, req *pb.RangeRequest) (res *pb.RangeResponse, err error) {
 	err = e.b.state.read(func(m *state.Machine) (err error) { res, err = m.Range(ctx, req); return err })
 	return res, err

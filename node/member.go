@@ -149,6 +149,7 @@ func (m *member) assemble() error {
 		n.metrics.results(results)
 		m.membership.applied(results)
 	}
+	m.core.replaced = func() { m.membership.poke() }
 	if err := n.metrics.watch(n.registry, m.state, m.log, m.leader); err != nil {
 		return fault.New(fault.Internal, "metrics", err)
 	}
@@ -159,10 +160,9 @@ func (m *member) assemble() error {
 	m.core.install = inst.take
 	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: n.cfg.AdvertisePeer, clientURL: n.cfg.AdvertiseClient,
 		state: m.state, core: m.core, installer: inst}
-	jitter := mrand.New(mrand.NewPCG(binary.LittleEndian.Uint64(boot[:8]), id.MemberID))
 	if m.transport, err = peer.New(peer.Config{Self: handler.hello, Check: handler.check, Handler: handler, Dial: n.dialPeer,
 		SnapshotInfo: m.seeds.raftSnapshotInfo, Refused: m.refused, Registry: n.registry, Logger: n.logger,
-		Rand: jitter.Float64}); err != nil {
+		Rand: mrand.Float64}); err != nil {
 		return err
 	}
 	m.core.send = m.transport.Send

@@ -1,0 +1,127 @@
+package node
+
+import (
+	"context"
+	"sync"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/node/replica"
+)
+
+// applyWorker applies what is committed, in order, and removes compacted
+// history in small steps between, until none is left.
+func (c *core) applyWorker(ctx context.Context) error {
+	always := make(chan struct{})
+	close(always)
+	var purging chan struct{} // always ready while there is history to remove
+	for {
+		if purging = nil; c.purge.due(c.state.machine()) {
+			purging = always
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.applies.ready:
+		case <-purging:
+		}
+		for _, w := range c.applies.drain() {
+			if ctx.Err() != nil {
+				return nil
+			}
+			if err := c.apply(w); err != nil {
+				return err
+			}
+		}
+		if err := c.purge.step(c.state.machine()); err != nil {
+			return err
+		}
+	}
+}
+
+func (c *core) apply(w applyWork) error {
+	if w.run != nil {
+		return w.run()
+	}
+	return c.applyJob(w.job)
+}
+
+func (c *core) applyJob(job *replica.ApplyJob) error {
+	m := c.state.machine()
+	results := make([]state.Result, 0, len(job.Entries))
+	for _, e := range job.Entries {
+		res, err := m.Apply(e)
+		if err != nil {
+			return err
+		}
+		results = append(results, res)
+	}
+	c.applied(results)
+	c.post(func(r *replica.Replica) error { return r.ApplyDone(job, results) })
+	return nil
+}
+
+// purgeSteps bounds the writes of compacted history removed at a time.
+const purgeSteps = 256
+
+// purger follows how far compacted history is removed. due and step belong to
+// the apply worker.
+type purger struct {
+	mu      sync.Mutex
+	of      *state.Machine
+	done    int64         // nothing before this revision is left but what it needs
+	changed chan struct{} // closed and replaced when done rises; nil: nobody waits
+}
+
+// due reports whether the machine has history to remove.
+func (p *purger) due(m *state.Machine) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.of != m || m.CompactRevision() > p.done
+}
+
+// step removes a little, if anything is due.
+func (p *purger) step(m *state.Machine) error {
+	if !p.due(m) {
+		return nil
+	}
+	upTo := m.CompactRevision()
+	more, err := m.Purge(purgeSteps)
+	if err != nil || more {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.of, p.done = m, upTo
+	if p.changed != nil {
+		close(p.changed)
+		p.changed = nil
+	}
+	return nil
+}
+
+func (p *purger) wait() (done int64, changed <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.changed == nil {
+		p.changed = make(chan struct{})
+	}
+	return p.done, p.changed
+}
+
+// waitPurged returns when the history before the revision is off this member.
+func (c *core) waitPurged(ctx context.Context, revision int64) error {
+	for {
+		done, changed := c.purge.wait()
+		if done >= revision {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fault.New(fault.Timeout, "compact", ctx.Err()).WithHint("history goes on being removed in the background")
+		case <-c.done:
+			return errStopping()
+		}
+	}
+}
