@@ -20,6 +20,10 @@ import (
 // program knows; a new cluster begins with it.
 const clusterVersion = 1
 
+// stableBeats is how many heartbeats a learner must stay caught up before it is
+// promoted: enough for its answers to have come in more than once.
+const stableBeats = 3
+
 // driver shows the policy what this member knows at each tick and carries out
 // what it decides. It runs on the Ready loop.
 type driver struct {
@@ -40,7 +44,7 @@ func newDriver(m *member) *driver {
 	id := m.identity.get()
 	return &driver{self: id.MemberID, cluster: id.Cluster.ID, election: m.n.cfg.Election, began: time.Now(),
 		log: m.log, state: m.state, appends: m.core.appends, logger: m.n.logger, rand: m.n.cfg.Rand,
-		policy: policy.New(policy.Options{TrailingEntries: m.n.cfg.Trailing})}
+		policy: policy.New(policy.Options{TrailingEntries: m.n.cfg.Trailing, Stability: stableBeats * m.n.cfg.Heartbeat})}
 }
 
 // setDurable tells how far the applied state is durable; truncation waits for it.
