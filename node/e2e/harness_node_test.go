@@ -299,3 +299,8 @@ func (n *Node) Metric(name string, labels ...string) float64 {
 	}
 	return v
 }
+
+// LogCount counts the lines of the node's log that contain the text.
+func (n *Node) LogCount(text string) int {
+	return strings.Count(n.LogTail(1<<30), text)
+}
