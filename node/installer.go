@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/chainfire/cfseed/node/replica"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/snapshot/manifest"
 	"github.com/chainfire/cfseed/transfer"
 )
 
@@ -23,17 +25,29 @@ import (
 // the seeding path and are verified as a new state-<n> before Raft hears of
 // the message; the batch that resets the log then points to them.
 type installer struct {
-	m  *member
-	mu sync.Mutex // one install at a time
+	m    *member
+	turn chan struct{} // held by the one install that runs
 
-	pmu     sync.Mutex
-	pending map[uint64]uint64 // snapshot index -> n of the verified state-<n>
+	mu      sync.Mutex
+	stop    context.CancelCauseFunc // of the install that runs; nil: none does
+	term    uint64                  // of its message
+	pending map[uint64]uint64       // snapshot index -> n of the verified state-<n>
+}
+
+func newInstaller(m *member) *installer {
+	return &installer{m: m, turn: make(chan struct{}, 1), pending: map[uint64]uint64{}}
 }
 
 // install answers the sender when the snapshot is in use here, or not needed.
 func (in *installer) install(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, msg *raftpb.Message) error {
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	ctx, leave, err := in.enter(ctx, msg.GetTerm())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	if err := in.settle(ctx); err != nil {
+		return err
+	}
 	var wanted bool
 	if err := in.m.core.do(ctx, func(r *replica.Replica) { wanted = r.WouldRestore(msg) }); err != nil {
 		return err
@@ -45,19 +59,59 @@ func (in *installer) install(ctx context.Context, req *chainfirev1.InstallSnapsh
 	if err != nil {
 		return err
 	}
-	index := msg.GetSnapshot().GetMetadata().GetIndex()
-	in.pmu.Lock()
-	in.pending[index] = num
-	in.pmu.Unlock()
+	in.mu.Lock()
+	in.pending[msg.GetSnapshot().GetMetadata().GetIndex()] = num
+	in.mu.Unlock()
 	if err := in.step(ctx, msg); err != nil {
 		return err
 	}
-	if err := in.settled(ctx, index); err != nil {
-		return err
+	return in.settle(ctx)
+}
+
+var errSuperseded = fault.Newf(fault.Unreachable, "raft snapshot", "a later leader sends another one")
+
+// enter waits for the turn. A transfer can take hours: one that a later leader
+// no longer waits for is given up; what is staged stays.
+func (in *installer) enter(ctx context.Context, term uint64) (context.Context, func(), error) {
+	in.mu.Lock()
+	if in.stop != nil && in.term < term {
+		in.stop(errSuperseded)
 	}
-	in.pmu.Lock()
-	delete(in.pending, index)
-	in.pmu.Unlock()
+	in.mu.Unlock()
+	select {
+	case in.turn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, nil, context.Cause(ctx)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	in.mu.Lock()
+	in.stop, in.term = cancel, term
+	in.mu.Unlock()
+	return ctx, func() {
+		in.mu.Lock()
+		in.stop = nil
+		in.mu.Unlock()
+		cancel(nil)
+		<-in.turn
+	}, nil
+}
+
+// settle waits until the replica is done with every snapshot that was stepped,
+// then removes what is not in use, of this install or of one that was cut off.
+func (in *installer) settle(ctx context.Context) error {
+	for {
+		var restoring uint64
+		if err := in.m.core.do(ctx, func(r *replica.Replica) { restoring = r.Restoring() }); err != nil {
+			return err
+		}
+		if restoring == 0 {
+			break
+		}
+		in.m.leader.wait(ctx, in.m.n.cfg.Heartbeat)
+	}
+	in.mu.Lock()
+	clear(in.pending)
+	in.mu.Unlock()
 	return in.m.removeOldStates()
 }
 
@@ -79,44 +133,38 @@ func (in *installer) step(ctx context.Context, msg *raftpb.Message) error {
 	}
 }
 
-// settled waits until the replica is done with the snapshot.
-func (in *installer) settled(ctx context.Context, index uint64) error {
-	for {
-		var restoring uint64
-		if err := in.m.core.do(ctx, func(r *replica.Replica) { restoring = r.Restoring() }); err != nil {
-			return err
-		}
-		if restoring != index {
-			return nil
-		}
-		in.m.leader.wait(ctx, in.m.n.cfg.Heartbeat)
-	}
-}
-
-// fetch brings the files and makes them state-<n>.
+// fetch brings the files and makes them state-<n>. They come under a lease of
+// this member's own, which shares the hold of the one they were made under:
+// the policy takes its renewals for progress, and it outlives the message.
 func (in *installer) fetch(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, msg *raftpb.Message) (uint64, error) {
 	const op = "raft snapshot"
 	n := in.m.n
-	rec := in.m.state.machine().Member(msg.GetFrom())
-	endpoints := rec.GetPeerUrls()
+	if len(req.GetManifestRoot()) == 0 {
+		return 0, fault.Newf(fault.Unreachable, op, "the sender no longer has the files")
+	}
+	endpoints := in.m.state.machine().Member(msg.GetFrom()).GetPeerUrls()
 	if len(endpoints) == 0 {
 		endpoints = req.GetHello().GetPeerUrls()
 	}
 	id := in.m.identity.get()
 	var stage *snapshot.Stage
 	meta := msg.GetSnapshot().GetMetadata()
-	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, Cluster: id.Cluster, LeaseID: req.GetLeaseId(),
+	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, Cluster: id.Cluster, MemberID: id.MemberID,
 		WantRoot: req.GetManifestRoot(), MinPosition: ident.Position{Term: meta.GetTerm(), Index: meta.GetIndex()},
 		Target: n.cfg.Name + " (raft snapshot)", Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
-		IdleTimeout: defaultIdleTimeout, Logger: n.logger, OpenStage: func(manifest []byte) (transfer.Stage, error) {
-			s, err := snapshot.OpenMemberStage(ctx, n.dir, manifest)
+		IdleTimeout: defaultIdleTimeout, Logger: n.logger, OpenStage: func(encoded []byte) (transfer.Stage, error) {
+			if root := manifest.RootOf(encoded); string(root[:]) != string(req.GetManifestRoot()) {
+				return nil, fault.Newf(fault.Different, op, "the source has other files than the message names")
+			}
+			s, err := snapshot.OpenMemberStage(ctx, n.dir, encoded)
 			if err != nil {
 				return nil, err
 			}
 			stage = s
 			return join.Staged{Stage: s}, nil
 		}}
-	if _, err := transfer.Pull(ctx, cfg); err != nil {
+	result, err := transfer.Pull(ctx, cfg)
+	if err != nil {
 		return 0, err
 	}
 	got := stage.Manifest()
@@ -124,6 +172,8 @@ func (in *installer) fetch(ctx context.Context, req *chainfirev1.InstallSnapshot
 		fmt.Sprint(got.ConfState.Voters, got.ConfState.Learners) != fmt.Sprint(meta.GetConfState().GetVoters(), meta.GetConfState().GetLearners()) {
 		return 0, fault.Newf(fault.Different, op, "the files are at %s, the message at %d/%d", got.Position, meta.GetTerm(), meta.GetIndex())
 	}
+	release := in.hold(ctx, result.LeaseID, result.Meta.LeaseTTL)
+	defer release()
 	num, err := in.m.nextState()
 	if err != nil {
 		return 0, err
@@ -131,10 +181,27 @@ func (in *installer) fetch(ctx context.Context, req *chainfirev1.InstallSnapshot
 	return num, stage.InstallState(ctx, num)
 }
 
+// hold renews the lease while the files are verified. A member that waits for a
+// snapshot does not see what becomes of its proposal, so nobody waits for that.
+func (in *installer) hold(ctx context.Context, lease uint64, ttl time.Duration) (release func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	every := max(ttl/3, 10*time.Millisecond)
+	var done sync.WaitGroup
+	done.Go(func() {
+		for ctx.Err() == nil {
+			rctx, cancel := context.WithTimeout(ctx, every)
+			_, _ = in.m.seeds.Renew(rctx, lease, 0, 0)
+			<-rctx.Done()
+			cancel()
+		}
+	})
+	return func() { cancel(); done.Wait() }
+}
+
 // take hands the verified state to the append worker.
 func (in *installer) take(snap *raftpb.Snapshot) (uint64, func() (*state.Machine, error), error) {
-	in.pmu.Lock()
-	defer in.pmu.Unlock()
+	in.mu.Lock()
+	defer in.mu.Unlock()
 	num, ok := in.pending[snap.GetMetadata().GetIndex()]
 	if !ok {
 		return 0, nil, fault.Newf(fault.Internal, "raft snapshot", "no verified files for index %d", snap.GetMetadata().GetIndex())

@@ -156,7 +156,7 @@ func (m *member) assemble() error {
 	if m.seeds, err = newSeeds(m); err != nil {
 		return err
 	}
-	inst := &installer{m: m, pending: map[uint64]uint64{}}
+	inst := newInstaller(m)
 	m.core.install = inst.take
 	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: n.cfg.AdvertisePeer, clientURL: n.cfg.AdvertiseClient,
 		state: m.state, core: m.core, installer: inst}

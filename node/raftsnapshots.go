@@ -2,6 +2,8 @@ package node
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -20,8 +22,9 @@ import (
 // path. A snapshot counts only while its lease lives and its configuration is
 // the current one, so that a learner's was made after its AddLearner.
 type raftSnapshots struct {
-	seeds *seeds
-	kick  chan struct{} // one token: somebody asked and there was none
+	seeds  *seeds
+	logger *slog.Logger
+	kick   chan struct{} // one token: somebody asked and there was none
 
 	mu      sync.Mutex
 	current *raftSnapshot
@@ -82,18 +85,23 @@ func (r *raftSnapshots) run(ctx context.Context) error {
 			return nil
 		case <-ticker.C:
 			r.mu.Lock()
-			if r.current != nil && !r.seeds.Alive(r.current.lease) {
-				r.current.release()
-				r.current = nil
-			}
+			cur := r.current
 			r.mu.Unlock()
+			if cur != nil && !r.seeds.Alive(cur.lease) {
+				r.swap(nil)
+			}
 		case <-r.kick:
 			// Raft asks again by itself; an attempt that failed is not the end.
-			_ = r.prepare(ctx)
+			if err := r.prepare(ctx); err != nil && ctx.Err() == nil {
+				r.logger.WarnContext(ctx, "no Raft snapshot could be prepared", "err", err)
+			}
 		}
 	}
 }
 
+// prepare makes a snapshot under a lease with a hold of its own: a checkpoint
+// that another lease shares may be older than the present configuration, and
+// then would never do (S8).
 func (r *raftSnapshots) prepare(ctx context.Context) error {
 	r.mu.Lock()
 	cur := r.current
@@ -103,33 +111,34 @@ func (r *raftSnapshots) prepare(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, raftSnapshotTTL)
 	defer cancel()
-	lease, err := r.seeds.Open(ctx, transfer.LeaseRequest{Target: "raft snapshot", TTL: raftSnapshotTTL})
+	lease, err := r.seeds.open(ctx, transfer.LeaseRequest{Target: "raft snapshot", TTL: raftSnapshotTTL}, 0)
 	if err != nil {
 		return err
 	}
 	seed, release, err := r.seeds.Acquire(ctx, lease, nil, ident.Position{})
 	if err != nil {
-		return err
+		return errors.Join(err, r.seeds.Close(ctx, lease.ID))
 	}
 	s := seed.(*snapshot.Seed)
 	cs := s.Manifest().ConfState
-	next := &raftSnapshot{lease: lease.ID, root: s.Root(), pos: s.Position(), release: release,
-		conf: &entryv1.ConfState{Voters: cs.Voters, Learners: cs.Learners}}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.current != nil {
-		r.current.release()
-	}
-	r.current = next
+	r.swap(&raftSnapshot{lease: lease.ID, root: s.Root(), pos: s.Position(), release: release,
+		conf: &entryv1.ConfState{Voters: cs.Voters, Learners: cs.Learners}})
 	return nil
 }
 
-func (r *raftSnapshots) close() error {
+// swap puts next in place. What was there is let go outside the lock, which the
+// Ready loop takes: removing a checkpoint can take long.
+func (r *raftSnapshots) swap(next *raftSnapshot) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.current != nil {
-		r.current.release()
-		r.current = nil
+	old := r.current
+	r.current = next
+	r.mu.Unlock()
+	if old != nil {
+		old.release()
 	}
+}
+
+func (r *raftSnapshots) close() error {
+	r.swap(nil)
 	return nil
 }

@@ -33,7 +33,13 @@ type seeds struct {
 	shareMax uint64 // log bytes after a checkpoint beyond which a fresh one is made
 
 	mu     sync.Mutex
-	served map[uint64]ident.Position // lease -> position of the seed served under it
+	served map[uint64]servedSeed // by lease
+}
+
+// servedSeed is the seed served under a lease.
+type servedSeed struct {
+	pos  ident.Position
+	root [32]byte
 }
 
 func newSeeds(m *member) (*seeds, error) {
@@ -43,8 +49,8 @@ func newSeeds(m *member) (*seeds, error) {
 		return nil, err
 	}
 	s := &seeds{self: m.identity.get().MemberID, ttl: n.cfg.LeaseTTL, cap: n.cfg.LeaseBytes, core: m.core, log: m.log,
-		state: m.state, library: library, served: map[uint64]ident.Position{}, shareMax: n.cfg.LeaseBytes / 16}
-	s.raft = &raftSnapshots{seeds: s, kick: make(chan struct{}, 1)}
+		state: m.state, library: library, served: map[uint64]servedSeed{}, shareMax: n.cfg.LeaseBytes / 16}
+	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
 	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
 		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter})
@@ -88,8 +94,14 @@ func (s *seeds) Open(ctx context.Context, r transfer.LeaseRequest) (transfer.Lea
 	if r.LeaseID != 0 {
 		return s.Renew(ctx, r.LeaseID, r.TTL, r.CapBytes)
 	}
+	return s.open(ctx, r, s.shareable(r.WantRoot))
+}
+
+// open opens a lease: with a hold of its own, or with that of the lease whose
+// checkpoint it is to share.
+func (s *seeds) open(ctx context.Context, r transfer.LeaseRequest, share uint64) (transfer.Lease, error) {
 	body := &entryv1.OpenSeedLease{TtlMs: uint64(s.ttl.Milliseconds()), CapBytes: s.cap, MemberId: r.MemberID,
-		SourceId: s.self, Target: r.Target, CloneOf: s.shareable()}
+		SourceId: s.self, Target: r.Target, CloneOf: share}
 	if r.TTL > 0 {
 		body.TtlMs = uint64(r.TTL.Milliseconds())
 	}
@@ -107,8 +119,9 @@ func (s *seeds) Open(ctx context.Context, r transfer.LeaseRequest) (transfer.Lea
 	return leaseOf(res)
 }
 
-// shareable finds a live lease whose checkpoint another target can use.
-func (s *seeds) shareable() uint64 {
+// shareable finds a live lease whose checkpoint another target can use: the one
+// asked for by its root, if it is served, else the newest that is recent enough.
+func (s *seeds) shareable(wantRoot []byte) uint64 {
 	live := map[uint64]bool{}
 	for _, l := range s.state.machine().SeedLeases() {
 		live[l.GetId()] = true
@@ -117,13 +130,16 @@ func (s *seeds) shareable() uint64 {
 	defer s.mu.Unlock()
 	var best uint64
 	var at ident.Position
-	for id, pos := range s.served {
+	for id, seed := range s.served {
 		if !live[id] {
 			delete(s.served, id)
 			continue
 		}
-		if (pos.Index > at.Index || (pos.Index == at.Index && id < best)) && s.log.BytesAfter(pos.Index) <= s.shareMax {
-			best, at = id, pos
+		if string(seed.root[:]) == string(wantRoot) {
+			return id
+		}
+		if (seed.pos.Index > at.Index || (seed.pos.Index == at.Index && id < best)) && s.log.BytesAfter(seed.pos.Index) <= s.shareMax {
+			best, at = id, seed.pos
 		}
 	}
 	return best
@@ -189,7 +205,7 @@ func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []by
 		return nil, nil, err
 	}
 	s.mu.Lock()
-	s.served[lease.ID] = seed.Position()
+	s.served[lease.ID] = servedSeed{seed.Position(), seed.Root()}
 	s.mu.Unlock()
 	return seed, func() {
 		s.mu.Lock()
