@@ -104,15 +104,21 @@ func (n *node) joinAndRun(ctx context.Context, inv *invitation) error {
 	}
 	j := join.New(n.joinConfig(inv))
 	defer j.Close() //nolint:errcheck // idle connections
-	out, err := n.prepare(ctx, j)
-	if err != nil {
-		return &prepareError{err}
+	for again := false; ; again = true {
+		out, err := n.prepare(ctx, j)
+		if err != nil {
+			return &prepareError{err}
+		}
+		err = n.runMember(ctx, out.Identity, func(ctx context.Context) error { return n.finishJoin(ctx, j, inv, out) })
+		// Whoever follows a join from outside has been told that it failed.
+		if again || n.await != nil || !join.TooOld(err) {
+			return err
+		}
 	}
-	return n.runMember(ctx, out.Identity, func(ctx context.Context) error { return n.finishJoin(ctx, j, inv, out) })
 }
 
 // prepare seeds and binds. A seed that came earlier and is too old by now is
-// dropped and fetched again, once.
+// taken back and a newer one fetched.
 func (n *node) prepare(ctx context.Context, j *join.Newcomer) (*join.Outcome, error) {
 	out, err := j.Prepare(ctx)
 	if err != nil {

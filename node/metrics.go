@@ -1,6 +1,7 @@
 package node
 
 import (
+	"errors"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -9,6 +10,20 @@ import (
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/raftlog"
 )
+
+// registry lets the member that runs now speak: a join that fetches a second
+// seed runs a second member in the place of the first.
+type registry struct{ *prometheus.Registry }
+
+// Register puts a collector in the place of the one of an earlier member.
+func (r registry) Register(c prometheus.Collector) error {
+	err := r.Registry.Register(c)
+	var before prometheus.AlreadyRegisteredError
+	if errors.As(err, &before) && r.Unregister(before.ExistingCollector) {
+		return r.Registry.Register(c)
+	}
+	return err
+}
 
 // metrics is what a member says of itself on /metrics, beside what the peer
 // transport counts.

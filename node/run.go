@@ -24,7 +24,7 @@ type node struct {
 	cfg      Config
 	dir      *datadir.Dir
 	logger   *slog.Logger
-	registry *prometheus.Registry
+	registry registry
 	metrics  *metrics
 	fronts   *fronts
 	nonce    ident.Nonce // of the directory; kept from the first attempt to join
@@ -41,7 +41,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		cfg.Rand = rand.Reader
 	}
 	n := &node{cfg: cfg, dir: datadir.At(cfg.FS, cfg.DataDir), logger: cfg.Logger.With("name", cfg.Name),
-		registry: prometheus.NewRegistry()}
+		registry: registry{prometheus.NewRegistry()}}
 	n.metrics = newMetrics(n.registry)
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	lock, err := n.dir.Lock()
@@ -73,7 +73,7 @@ func (n *node) run(ctx context.Context, class datadir.Class) error {
 	// hears its followers for that.
 	open, shut := context.WithCancel(context.WithoutCancel(ctx))
 	defer shut()
-	g.Go(func() error { return n.fronts.run(open, n.registry) })
+	g.Go(func() error { return n.fronts.run(open, n.registry.Registry) })
 	g.Go(func() error {
 		defer shut() // a node whose life has ended closes its doors
 		return n.live(gctx, class)
