@@ -23,7 +23,6 @@ type door struct {
 
 	mu      sync.Mutex
 	current *room
-	closed  bool
 }
 
 func newDoor(listeners []net.Listener) *door { return &door{listeners: listeners} }
@@ -43,9 +42,6 @@ func (d *door) run(ctx context.Context) error {
 }
 
 func (d *door) shut() {
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
 	for _, l := range d.listeners {
 		l.Close() //nolint:errcheck // closing is how accept ends; there is nothing to lose
 	}
@@ -72,7 +68,7 @@ func (d *door) accept(ctx context.Context, l net.Listener) error {
 		d.mu.Lock()
 		r := d.current
 		d.mu.Unlock()
-		if r == nil || !r.enter(conn) {
+		if r == nil || !r.enter(ctx, conn) {
 			conn.Close() //nolint:errcheck // nobody is in; the caller tries again
 		}
 	}
@@ -92,21 +88,18 @@ func passing(err error) bool {
 	return false
 }
 
-// serve runs srv for new connections until ctx ends or another server takes
-// over and srv is stopped.
-func (d *door) serve(ctx context.Context, srv *grpc.Server) error {
+// take gives the room that new connections go to from now on; they wait there
+// until a server serves it.
+func (d *door) take() *room {
 	r := &room{conns: make(chan net.Conn), left: make(chan struct{}), addr: d.listeners[0].Addr()}
 	d.mu.Lock()
+	defer d.mu.Unlock()
 	d.current = r
-	d.mu.Unlock()
-	stop := context.AfterFunc(ctx, srv.Stop)
-	defer stop()
-	err := srv.Serve(r)
-	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
-		return nil
-	}
-	return err
+	return r
 }
+
+// serve runs srv for new connections until ctx ends.
+func (d *door) serve(ctx context.Context, srv *grpc.Server) error { return d.take().serve(ctx, srv) }
 
 // room is the listener that a gRPC server sees.
 type room struct {
@@ -116,11 +109,26 @@ type room struct {
 	addr  net.Addr
 }
 
-func (r *room) enter(c net.Conn) bool {
+// serve runs srv for the room's connections until ctx ends and every handler
+// has returned.
+func (r *room) serve(ctx context.Context, srv *grpc.Server) error {
+	stop := context.AfterFunc(ctx, srv.Stop)
+	defer stop()
+	err := srv.Serve(r)
+	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
+		srv.Stop() // waits for the one that ctx began
+		return nil
+	}
+	return err
+}
+
+func (r *room) enter(ctx context.Context, c net.Conn) bool {
 	select {
 	case r.conns <- c:
 		return true
 	case <-r.left:
+		return false
+	case <-ctx.Done():
 		return false
 	}
 }

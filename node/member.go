@@ -14,16 +14,11 @@ import (
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
-	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/store"
-	"github.com/chainfire/cfseed/node/clusterapi"
-	"github.com/chainfire/cfseed/node/etcdapi"
-	"github.com/chainfire/cfseed/node/join"
 	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
-	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/raftlog"
 )
 
@@ -201,6 +196,10 @@ func (m *member) refused(_ uint64, err error) {
 
 // run starts everything and waits for its end.
 func (m *member) run(ctx context.Context, beside func(context.Context) error) error {
+	srv, err := m.services()
+	if err != nil {
+		return err
+	}
 	// The Ready loop outlives the rest: leadership is handed over while it runs.
 	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoop()
@@ -225,13 +224,20 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 			return nil
 		}
 	})
-	if err := m.serve(gctx, g, lctx, loops); err != nil {
-		return err // nothing of the group waits for anything but its context
-	}
-	g.Go(func() error { return m.announce(gctx, beside) })
+	peerRoom, clientRoom := m.n.fronts.peer.take(), m.n.fronts.client.take() // before anybody hears that we are ready
+	loops.Go(func() error { return peerRoom.serve(lctx, srv.peer) })
+	g.Go(func() error { return clientRoom.serve(gctx, srv.client) })
+	g.Go(func() error {
+		defer srv.etcd.Shutdown()
+		if err := m.announce(gctx, beside); err != nil {
+			return err
+		}
+		srv.etcd.SetServing(gctx.Err() == nil)
+		<-gctx.Done()
+		return nil
+	})
 	stopped := make(chan error, 1)
 	go func() { stopped <- g.Wait() }()
-	var err error
 	select {
 	case err = <-stopped:
 	case <-lctx.Done(): // a loop has ended by itself: the process must not go on (S7)
@@ -247,40 +253,6 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 
 func errLoopEnded() error {
 	return fault.Newf(fault.Internal, "node", "an internal loop has ended")
-}
-
-// serve registers the services on both addresses. Members are served as long
-// as the loops run, clients as long as ctx lasts.
-func (m *member) serve(ctx context.Context, g *errgroup.Group, lctx context.Context, loops *errgroup.Group) error {
-	n := m.n
-	cluster := clusterapi.New(m.backend)
-	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader}, etcdapi.Options{})
-
-	await := n.await
-	if await == nil {
-		await = join.NewAwait(join.AwaitConfig{Name: n.cfg.Name, FreeBytes: n.dir.FreeSpace,
-			Directory: func() ident.Nonce { return m.identity.get().Directory }})
-		await.Member()
-	}
-	peerSrv, err := n.newServer(n.cfg.ListenPeer, n.cfg.PeerTLS)
-	if err != nil {
-		return err
-	}
-	m.transport.Register(peerSrv)
-	cluster.Register(peerSrv)
-	chainfirev1.RegisterSeedServer(peerSrv, m.seeds.server)
-	chainfirev1.RegisterAwaitServer(peerSrv, await)
-	loops.Go(func() error { return n.fronts.peer.serve(lctx, peerSrv) })
-
-	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, etcd.ServerOptions()...)
-	if err != nil {
-		return err
-	}
-	etcd.Register(clientSrv)
-	cluster.Register(clientSrv)
-	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
-	g.Go(func() error { return n.fronts.client.serve(ctx, clientSrv) })
-	return nil
 }
 
 // announce prints the ready line once this member can answer clients: there is

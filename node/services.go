@@ -1,0 +1,49 @@
+package node
+
+import (
+	"google.golang.org/grpc"
+
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/node/clusterapi"
+	"github.com/chainfire/cfseed/node/etcdapi"
+	"github.com/chainfire/cfseed/node/join"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// services are the servers of a member's two addresses.
+type services struct {
+	peer, client *grpc.Server
+	etcd         *etcdapi.Server // its health service follows the member
+}
+
+// services makes the servers and registers what each serves; nothing listens
+// yet.
+func (m *member) services() (*services, error) {
+	n := m.n
+	cluster := clusterapi.New(m.backend)
+	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader}, etcdapi.Options{})
+
+	await := n.await
+	if await == nil {
+		await = join.NewAwait(join.AwaitConfig{Name: n.cfg.Name, FreeBytes: n.dir.FreeSpace,
+			Directory: func() ident.Nonce { return m.identity.get().Directory }})
+		await.Member()
+	}
+	peerSrv, err := n.newServer(n.cfg.ListenPeer, n.cfg.PeerTLS)
+	if err != nil {
+		return nil, err
+	}
+	m.transport.Register(peerSrv)
+	cluster.Register(peerSrv)
+	chainfirev1.RegisterSeedServer(peerSrv, m.seeds.server)
+	chainfirev1.RegisterAwaitServer(peerSrv, await)
+
+	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, etcd.ServerOptions()...)
+	if err != nil {
+		return nil, err
+	}
+	etcd.Register(clientSrv)
+	cluster.Register(clientSrv)
+	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
+	return &services{peer: peerSrv, client: clientSrv, etcd: etcd}, nil
+}
