@@ -15,6 +15,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/node/join"
 	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/transfer"
 )
@@ -146,8 +147,15 @@ func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerO
 
 // dial connects to a member or newcomer by URL; peers' certificates are used,
 // since it is members' addresses that a node dials.
-func (n *node) dial(_ context.Context, url string) (*grpc.ClientConn, error) {
-	return netsec.Dial(url, n.cfg.PeerTLS, peer.DialOptions()...)
+func (n *node) dial(ctx context.Context, url string) (*grpc.ClientConn, error) {
+	return dialer(n.cfg.PeerTLS)(ctx, url)
+}
+
+// dialer connects with the certificates of one side, members' or clients'.
+func dialer(files netsec.Files) join.Dialer {
+	return func(_ context.Context, url string) (*grpc.ClientConn, error) {
+		return netsec.Dial(url, files, peer.DialOptions()...)
+	}
 }
 
 func (n *node) dialPeer(url string) (*grpc.ClientConn, error) {

@@ -19,6 +19,7 @@ import (
 // invitation is what a join starts from: flags, or a call of MemberAdd.
 type invitation struct {
 	endpoints   []string
+	clients     bool // endpoints are client addresses, else members'
 	learner     bool
 	reserved    uint64
 	cluster     ident.Cluster
@@ -170,9 +171,12 @@ func resultOf(out *join.Outcome, j *join.Newcomer, st *chainfirev1.JoinStatusRes
 }
 
 func (n *node) joinConfig(inv *invitation) join.Config {
-	name := n.cfg.Name
-	cfg := join.Config{Dir: n.dir, Directory: n.nonce, Name: name, PeerURLs: n.cfg.AdvertisePeer, Endpoints: inv.endpoints,
-		Learner: inv.learner, Reserved: inv.reserved, Cluster: inv.cluster, Dial: n.dial, DialSeed: n.dialTransfer,
+	files := n.cfg.PeerTLS
+	if inv.clients && n.cfg.ClientTLS.CA != "" {
+		files = n.cfg.ClientTLS
+	}
+	cfg := join.Config{Dir: n.dir, Directory: n.nonce, Name: n.cfg.Name, PeerURLs: n.cfg.AdvertisePeer, Endpoints: inv.endpoints,
+		Learner: inv.learner, Reserved: inv.reserved, Cluster: inv.cluster, Dial: dialer(files), DialSeed: seedDialer(files),
 		Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		LeaseTTL: n.cfg.LeaseTTL, LeaseBytes: n.cfg.LeaseBytes, IdleTimeout: defaultIdleTimeout, Logger: n.logger}
 	if inv.rateLimit > 0 {

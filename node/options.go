@@ -43,8 +43,15 @@ func createStores(cfg Config, dir *datadir.Dir, entries []*raftpb.Entry) error {
 }
 
 // dialTransfer connects to a source or a waiting target.
-func (n *node) dialTransfer(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
-	return netsec.Dial(endpoint, n.cfg.PeerTLS, opts...)
+func (n *node) dialTransfer(ctx context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
+	return seedDialer(n.cfg.PeerTLS)(ctx, endpoint, opts...)
+}
+
+// seedDialer connects to who serves or takes a seed, with the certificates.
+func seedDialer(files netsec.Files) transfer.DialFunc {
+	return func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
+		return netsec.Dial(endpoint, files, opts...)
+	}
 }
 
 // raftLogger gives the Raft library's words to the node's log, and turns its

@@ -99,7 +99,7 @@ func (n *node) live(ctx context.Context, class datadir.Class) error {
 	case n.cfg.AwaitSeed:
 		return n.waitAndJoin(ctx)
 	case len(n.cfg.Join) > 0:
-		return n.joinAndRun(ctx, &invitation{endpoints: n.cfg.Join, learner: n.cfg.Learner})
+		return n.joinAndRun(ctx, &invitation{endpoints: n.cfg.Join, clients: true, learner: n.cfg.Learner})
 	case n.cfg.Existing:
 		return n.joinExisting(ctx)
 	case class == datadir.Complete:
