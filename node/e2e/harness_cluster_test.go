@@ -37,9 +37,10 @@ type Cluster struct {
 	// Common are flags of every node that is started from now on.
 	Common []string
 	// Scheme of the URLs, "http" unless a test of TLS says otherwise, and how
-	// clientv3 is secured then.
+	// clientv3 and commands are secured then.
 	Scheme string
 	TLS    *tls.Config
+	Secure []string
 	Nodes  []*Node
 }
 
@@ -187,7 +188,7 @@ func (c *Cluster) CLI(args ...string) Result {
 // Ask runs a command that takes --endpoints against all running members.
 func (c *Cluster) Ask(args ...string) Result {
 	c.t.Helper()
-	return c.CLI(append(slices.Clone(args), "--endpoints", c.Endpoints())...)
+	return c.CLI(slices.Concat(args, []string{"--endpoints", c.Endpoints()}, c.Secure)...)
 }
 
 // MustAsk is Ask for a command that must succeed.
