@@ -86,7 +86,6 @@ type Config struct {
 
 // withDefaults fills what is not set and refuses what can not be.
 func (c Config) withDefaults() (Config, error) {
-	const op = "node"
 	set := func(s *string, v string) {
 		if *s == "" {
 			*s = v
@@ -135,17 +134,72 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	return c, c.check()
+}
+
+// check refuses what can not be, before anything is touched.
+func (c Config) check() error {
+	const op = "node"
 	switch {
+	case c.Heartbeat < 0 || c.Election < 0 || c.LeaseTTL < 0 || c.MaxLearners < 0 || c.Parallel < 0 || c.RateLimit < 0 || c.CacheBytes < 0:
+		return fault.Newf(fault.Usage, op, "a duration, number or size is negative")
 	case c.Election < 5*c.Heartbeat:
-		return c, fault.Newf(fault.Usage, op, "--election-timeout %s must be at least 5 times --heartbeat-interval %s", c.Election, c.Heartbeat)
+		return fault.Newf(fault.Usage, op, "--election-timeout %s must be at least 5 times --heartbeat-interval %s", c.Election, c.Heartbeat)
 	case c.AwaitSeed && len(c.Join) > 0:
-		return c, fault.Newf(fault.Usage, op, "--await-seed and --join exclude each other")
+		return fault.Newf(fault.Usage, op, "--await-seed and --join exclude each other")
 	case c.Existing && c.InitialCluster == "" && len(c.Join) == 0 && !c.AwaitSeed:
-		return c, fault.Newf(fault.Usage, op, "--initial-cluster-state existing needs --initial-cluster")
+		return fault.Newf(fault.Usage, op, "--initial-cluster-state existing needs --initial-cluster")
 	case strings.ContainsAny(c.Name, "=,"):
-		return c, fault.Newf(fault.Usage, op, "--name %q must not contain = or ,", c.Name)
+		return fault.Newf(fault.Usage, op, "--name %q must not contain = or ,", c.Name)
 	}
-	return c, nil
+	for _, side := range []struct {
+		flag  string
+		urls  []string
+		files netsec.Files
+	}{
+		{"--listen-client-urls", c.ListenClient, c.ClientTLS},
+		{"--listen-peer-urls", c.ListenPeer, c.PeerTLS},
+		{"--listen-metrics-urls", c.ListenMetrics, c.ClientTLS},
+	} {
+		if err := checkListen(side.flag, side.urls, side.files); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkListen reads the URLs and the certificates that they need: a node with
+// unreadable ones must not seed for an hour first. One server serves them all,
+// so they are all of one kind.
+func checkListen(flag string, urls []string, files netsec.Files) error {
+	var first netsec.URL
+	for i, s := range urls {
+		u, err := netsec.ParseURL(s)
+		if err != nil {
+			return fault.New(fault.Usage, flag, err)
+		}
+		if i == 0 {
+			first = u
+		}
+		if u.TLS() != first.TLS() {
+			return fault.Newf(fault.Usage, flag, "%s is with TLS and %s is without", pick(u.TLS(), u, first), pick(u.TLS(), first, u)).
+				WithHint("give URLs of one kind")
+		}
+	}
+	if len(urls) == 0 {
+		return nil
+	}
+	if _, err := files.ServerCredentials(first); err != nil {
+		return fault.New(fault.CodeOf(err), flag, err)
+	}
+	return nil
+}
+
+func pick[T any](first bool, a, b T) T {
+	if first {
+		return a
+	}
+	return b
 }
 
 // ticks gives the election timeout in heartbeat intervals.

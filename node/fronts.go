@@ -2,10 +2,12 @@ package node
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -28,6 +30,10 @@ type fronts struct {
 	// meter counts the bytes of every connection, so that a seed over a slow
 	// line is told from one that stands still.
 	meter *transfer.ConnMeter
+	// reachable says that the advertised peer URLs are worth telling the others:
+	// they were given, or the system chose the port. Else the cluster may know
+	// better ones, from --initial-cluster or `member add`.
+	reachable bool
 }
 
 // openFronts listens and completes the advertised URLs in cfg.
@@ -61,19 +67,23 @@ func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
 	if f.metrics, _, err = open(cfg.ListenMetrics); err != nil {
 		return nil, errors.Join(err, closeAll(opened))
 	}
+	if err := f.secureMetrics(cfg); err != nil {
+		return nil, errors.Join(err, closeAll(opened))
+	}
 	for _, ls := range [][]net.Listener{clients, peers} {
 		for i := range ls {
 			ls[i] = f.meter.Listen(ls[i])
 		}
 	}
 	f.client, f.peer = newDoor(clients), newDoor(peers)
+	f.reachable = len(cfg.AdvertisePeer) > 0 || slices.ContainsFunc(cfg.ListenPeer, func(u string) bool { return strings.HasSuffix(u, ":0") })
 	if len(cfg.AdvertiseClient) == 0 {
 		cfg.AdvertiseClient = clientURLs
 	}
 	if len(cfg.AdvertisePeer) == 0 {
 		cfg.AdvertisePeer = peerURLs
 	}
-	slices.Sort(cfg.AdvertisePeer)
+	cfg.AdvertisePeer = slices.Sorted(slices.Values(cfg.AdvertisePeer))
 	if cfg.InitialCluster == "" {
 		for i, u := range cfg.AdvertisePeer {
 			if i > 0 {
@@ -83,6 +93,23 @@ func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
 		}
 	}
 	return f, nil
+}
+
+// secureMetrics puts TLS before the metrics listeners where their URLs say so.
+func (f *fronts) secureMetrics(cfg *Config) error {
+	for i, s := range cfg.ListenMetrics {
+		u, err := netsec.ParseURL(s)
+		if err != nil || !u.TLS() {
+			return err
+		}
+		conf, err := cfg.ClientTLS.Server()
+		if err != nil {
+			return err
+		}
+		conf.NextProtos = []string{"http/1.1"}
+		f.metrics[i] = tls.NewListener(f.metrics[i], conf)
+	}
+	return nil
 }
 
 func closeAll(ls []net.Listener) error {

@@ -153,8 +153,12 @@ func (m *member) assemble() error {
 	}
 	inst := newInstaller(m)
 	m.core.install = inst.take
-	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: n.cfg.AdvertisePeer, clientURL: n.cfg.AdvertiseClient,
-		state: m.state, core: m.core, installer: inst}
+	var peerURLs []string
+	if n.fronts.reachable {
+		peerURLs = n.cfg.AdvertisePeer
+	}
+	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: peerURLs, clientURL: n.cfg.AdvertiseClient,
+		state: m.state, core: m.core, installer: inst, learned: m.membership.learned}
 	if m.transport, err = peer.New(peer.Config{Self: handler.hello, Check: handler.check, Handler: handler, Dial: n.dialPeer,
 		SnapshotInfo: m.seeds.raftSnapshotInfo, Refused: m.refused, Registry: n.registry, Logger: n.logger,
 		Rand: mrand.Float64}); err != nil {
@@ -166,9 +170,9 @@ func (m *member) assemble() error {
 	conns := &conns{dial: n.dial}
 	m.backend = &backend{self: id.MemberID, core: m.core, log: m.log, state: m.state, transport: m.transport, conns: conns,
 		driver: m.driver, seeds: m.seeds, maxLearners: n.cfg.MaxLearners, dial: n.dial}
-	*m.membership = membership{identity: m.identity, state: m.state, core: m.core, transport: m.transport, logger: n.logger,
-		name: n.cfg.Name, peerURLs: n.cfg.AdvertisePeer, clientURL: n.cfg.AdvertiseClient,
-		changed: m.membership.changed, gone: m.membership.gone}
+	ms := m.membership
+	ms.identity, ms.state, ms.core, ms.transport, ms.logger = m.identity, m.state, m.core, m.transport, n.logger
+	ms.name, ms.peerURLs, ms.clientURL, ms.farewell = n.cfg.Name, peerURLs, n.cfg.AdvertiseClient, n.cfg.Election
 	m.core.replica, err = replica.New(replica.Config{ID: id.MemberID, ElectionTicks: n.cfg.ticks(), HeartbeatTicks: 1,
 		Seed: binary.LittleEndian.Uint64(boot[8:]), Boot: binary.LittleEndian.Uint32(boot[:4]),
 		Storage: m.log.Storage(m.confState, m.seeds.raftSnapshot), Applied: m.state.machine().Applied().Index,

@@ -1,9 +1,12 @@
 package node
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/chainfire/cfseed/internal/datadir"
@@ -11,6 +14,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	tables "github.com/chainfire/cfseed/internal/state/member"
 	"github.com/chainfire/cfseed/node/peer"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
@@ -25,14 +29,24 @@ type membership struct {
 	transport *peer.Transport
 	logger    *slog.Logger
 	name      string
-	peerURLs  []string
+	peerURLs  []string // nil: the table knows them better
 	clientURL []string
+	farewell  time.Duration // how long a removed member still answers
 	changed   chan struct{} // one token: the table may have changed
 	gone      chan error    // one slot: a peer says we are removed
+
+	mu    sync.Mutex
+	heard map[uint64]heardURLs
+}
+
+// heardURLs are what a peer said of itself; the table's win when they are newer.
+type heardURLs struct {
+	urls    []string
+	version uint64 // of the table's URLs at that time
 }
 
 func newMembership() *membership {
-	return &membership{changed: make(chan struct{}, 1), gone: make(chan error, 1)}
+	return &membership{changed: make(chan struct{}, 1), gone: make(chan error, 1), heard: map[uint64]heardURLs{}}
 }
 
 // applied looks at results on the apply worker; it must not block.
@@ -64,7 +78,13 @@ func (m *membership) removed(err error) {
 func (m *membership) run(ctx context.Context) error {
 	known := map[uint64]bool{}
 	for {
-		if err := m.refresh(known); err != nil {
+		err := m.refresh(known)
+		if errors.Is(err, peer.ErrRemoved) {
+			// Whoever asked for it gets the answer, and the others hear from a removed
+			// leader that the change is committed.
+			wait(ctx, m.farewell)
+		}
+		if err != nil {
 			return err
 		}
 		select {
@@ -100,7 +120,7 @@ func (m *membership) refresh(known map[uint64]bool) error {
 			}
 		case r.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER: // nobody talks to a reservation
 			live[r.GetId()] = true
-			m.transport.SetPeer(r.GetId(), r.GetPeerUrls())
+			m.transport.SetPeer(r.GetId(), m.urlsOf(r))
 		}
 	}
 	for id := range known {
@@ -130,46 +150,105 @@ func errRemoved(id uint64) error {
 		WithHint("member %s was removed from the cluster; an ID is never used again: start with an empty directory", ident.FormatID(id))
 }
 
-// publishPause is how long publish waits between attempts.
-const publishPause = 250 * time.Millisecond
+// learned hears a peer tell its present addresses. A member that comes back at
+// another one is reached there at once; it can not get that into the table
+// before it is reached.
+func (m *membership) learned(id uint64, urls []string) {
+	r := m.state.machine().Member(id)
+	if len(urls) == 0 || r.GetState() != entryv1.MemberState_MEMBER_STATE_MEMBER {
+		return
+	}
+	m.mu.Lock()
+	m.heard[id] = heardURLs{urls: urls, version: r.GetUrlsVersion()}
+	m.mu.Unlock()
+	m.poke()
+}
+
+// urlsOf gives the newest URLs of a member.
+func (m *membership) urlsOf(r *entryv1.MemberRecord) []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if h, ok := m.heard[r.GetId()]; ok && h.version >= r.GetUrlsVersion() {
+		return h.urls
+	}
+	delete(m.heard, r.GetId())
+	return r.GetPeerUrls()
+}
+
+// The pauses of publish between attempts.
+const (
+	publishPause    = 250 * time.Millisecond
+	publishPauseMax = 30 * time.Second
+)
 
 // publish binds this member's directory and tells the cluster its name and
-// addresses, again until that is applied. Newest wins.
+// addresses, again until that is applied. Newest wins. It fails when the ID
+// turns out to belong to another directory (S4).
 func (m *membership) publish(ctx context.Context) error {
-	for {
-		rec := m.state.machine().Member(m.identity.get().MemberID)
+	own := &entryv1.PublishMember{Id: m.identity.get().MemberID, Name: m.name, PeerUrls: m.peerURLs, ClientUrls: m.clientURL}
+	for pause := publishPause; ; {
+		rec := m.state.machine().Member(own.GetId())
 		isMember := rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER
 		if isMember && m.state.machine().Cluster() != nil {
-			done, err := m.publishOnce(ctx, rec)
-			if done {
-				return nil
+			done, err := m.publishOnce(ctx, rec, own)
+			if done || errors.Is(err, tables.ErrDirectory) {
+				return err
 			}
 			if err != nil {
 				m.logger.DebugContext(ctx, "publish will be tried again", "err", err)
+				pause = min(2*pause, publishPauseMax)
 			}
 		}
-		select {
-		case <-ctx.Done():
+		if !wait(ctx, pause) {
 			return nil
-		case <-time.After(publishPause):
 		}
 	}
 }
 
-func (m *membership) publishOnce(ctx context.Context, rec *entryv1.MemberRecord) (bool, error) {
+// wait reports false when ctx ended before the time had passed.
+func wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-t.C:
+		return true
+	}
+}
+
+func (m *membership) publishOnce(ctx context.Context, rec *entryv1.MemberRecord, own *entryv1.PublishMember) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	id := m.identity.get()
-	if len(rec.GetDirectoryNonce()) == 0 {
-		if _, err := m.core.Propose(ctx, envelope.BindMember,
-			&entryv1.BindMember{Id: id.MemberID, DirectoryNonce: id.Directory.Bytes()}); err != nil {
+	nonce := m.identity.get().Directory.Bytes()
+	switch {
+	case len(rec.GetDirectoryNonce()) == 0:
+		if _, err := m.core.Propose(ctx, envelope.BindMember, &entryv1.BindMember{Id: own.GetId(), DirectoryNonce: nonce}); err != nil {
 			return false, err
 		}
+	case !bytes.Equal(rec.GetDirectoryNonce(), nonce):
+		return false, fault.New(fault.Refused, "node", tables.ErrDirectory).
+			WithHint("remove member %s from the cluster and join with an empty directory", ident.FormatID(own.GetId()))
 	}
-	if rec.GetName() == m.name && slices.Equal(rec.GetClientUrls(), m.clientURL) {
+	if published(rec, own) {
 		return true, nil
 	}
-	_, err := m.core.Propose(ctx, envelope.PublishMember,
-		&entryv1.PublishMember{Id: id.MemberID, Name: m.name, ClientUrls: m.clientURL})
+	_, err := m.core.Propose(ctx, envelope.PublishMember, own)
+	switch {
+	case errors.Is(err, tables.ErrNameExists):
+		m.logger.WarnContext(ctx, "the name is another member's; the old one stays", "name", own.GetName(), "err", err)
+		own.Name = ""
+	case errors.Is(err, tables.ErrPeerURLExists):
+		m.logger.WarnContext(ctx, "the peer URLs are another member's; the old ones stay", "urls", own.GetPeerUrls(), "err", err)
+		own.PeerUrls = nil
+	}
 	return err == nil, err
+}
+
+// published reports whether the table says what the member says; what is empty
+// is not told.
+func published(rec *entryv1.MemberRecord, own *entryv1.PublishMember) bool {
+	return (own.GetName() == "" || rec.GetName() == own.GetName()) &&
+		(len(own.GetPeerUrls()) == 0 || slices.Equal(rec.GetPeerUrls(), own.GetPeerUrls())) &&
+		(len(own.GetClientUrls()) == 0 || slices.Equal(rec.GetClientUrls(), own.GetClientUrls()))
 }

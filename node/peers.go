@@ -27,6 +27,7 @@ type peers struct {
 	state     *stateBox
 	core      *core
 	installer *installer
+	learned   func(id uint64, urls []string) // a peer's present addresses
 }
 
 // hello is this member's side of the handshake.
@@ -94,20 +95,24 @@ func (p *peers) SnapshotDone(id uint64, ok bool) {
 	p.core.post(func(r *replica.Replica) error { return r.ReportSnapshot(id, status) })
 }
 
-// Learned is what a peer says of itself. The member table is what counts: a
-// member publishes its addresses through the log.
-func (p *peers) Learned(uint64, []string, string, []string) {}
+// Learned is what a peer says of itself. Name and client addresses it publishes
+// through the log; peer addresses are what it takes to get there.
+func (p *peers) Learned(id uint64, peerURLs []string, _ string, _ []string) { p.learned(id, peerURLs) }
 
 // conns keeps one connection a URL; all are closed together.
 type conns struct {
-	dial func(ctx context.Context, url string) (*grpc.ClientConn, error)
-	mu   sync.Mutex
-	open map[string]*grpc.ClientConn
+	dial   func(ctx context.Context, url string) (*grpc.ClientConn, error)
+	mu     sync.Mutex
+	open   map[string]*grpc.ClientConn
+	closed bool
 }
 
 func (c *conns) get(ctx context.Context, url string) (*grpc.ClientConn, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return nil, errStopping()
+	}
 	if conn, ok := c.open[url]; ok {
 		return conn, nil
 	}
@@ -128,5 +133,5 @@ func (c *conns) close() {
 	for _, conn := range c.open {
 		conn.Close() //nolint:errcheck // only idle connections are left
 	}
-	c.open = nil
+	c.open, c.closed = nil, true
 }
