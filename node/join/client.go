@@ -3,6 +3,7 @@ package join
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -26,7 +27,19 @@ type client struct {
 }
 
 func newClient(dial Dialer, endpoints []string) *client {
-	return &client{dial: dial, endpoints: endpoints}
+	return &client{dial: dial, endpoints: slices.Clone(endpoints)}
+}
+
+// learn adds the members' client addresses to those to ask when the ones given
+// do not answer any more.
+func (c *client) learn(members []*chainfirev1.Member) {
+	for _, m := range members {
+		for _, url := range m.GetClientUrls() {
+			if url != "" && !slices.Contains(c.endpoints, url) {
+				c.endpoints = append(c.endpoints, url)
+			}
+		}
+	}
 }
 
 func (c *client) Close() error {

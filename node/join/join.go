@@ -224,6 +224,7 @@ func (n *Newcomer) reserve(ctx context.Context) (*chainfirev1.ReserveResponse, e
 			ident.FormatID(n.cfg.Reserved), ident.FormatID(res.GetMemberId()))
 	}
 	n.cfg.Cluster = got
+	n.cluster.learn(res.GetMembers())
 	return res, nil
 }
 
