@@ -1,0 +1,161 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// interrupted is how much of a seed may come twice for each interruption.
+const interrupted = 5.0 // percent
+
+// TestTargetKilledMidPull kills the pull at random bytes and runs it again: it
+// goes on where it was, and there is never half a node.
+func TestTargetKilledMidPull(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t)
+	source, line := c.behind("n1")
+	data := c.load(96)
+	line.limit(64 << 20)
+	for _, name := range []string{"early", "late"} {
+		n := c.New(name)
+		line.down.Store(0)
+		at := int64(8<<20) + rand.Int64N(30<<20)
+		if name == "late" {
+			at += 48 << 20
+		}
+		first := c.pull(n, line.addr())
+		first.await(line.noticeAfter(at), "the kill")
+		first.kill()
+		notANode(t, n.DataDir)
+		before := line.down.Load()
+		r := c.pull(n, line.addr()).ok(60 * time.Second)
+		resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+		t.Logf("killed after %d bytes, %d counted; the second run says %.0f of %.0f bytes were there; %.2f %% came twice",
+			at, before, r.Num("bytes_reused"), r.Num("bytes_total"), resent)
+		if resent > interrupted {
+			t.Errorf("%.2f %% of the bytes came twice", resent)
+		}
+		if r.Num("bytes_reused") <= 0 || r.Num("bytes_total") < 90<<20 {
+			t.Errorf("nothing was resumed: %s", r)
+		}
+		if code := c.CLI("verify", "--data-dir", n.DataDir).Code; code != 0 {
+			t.Errorf("verify: exit %d", code)
+		}
+		if name == "late" {
+			n.joins(source)
+			data.checkOn(source, n)
+		}
+	}
+}
+
+// TestSourceKilledMidPull kills the only source with SIGKILL and starts it
+// again: the same pull goes on.
+func TestSourceKilledMidPull(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t)
+	source, line := c.behind("n1")
+	data := c.load(96)
+	line.limit(64 << 20)
+	n := c.New("n2")
+	pull := c.pull(n, line.addr())
+	at := int64(20<<20) + rand.Int64N(50<<20)
+	pull.await(line.noticeAfter(at), "the kill")
+	source.Kill()
+	source.startBehind(line)
+	r := pull.ok(60 * time.Second)
+	resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+	t.Logf("source killed after %d bytes; %.2f %% of %.0f bytes came twice", at, resent, r.Num("bytes_total"))
+	if resent > interrupted {
+		t.Errorf("%.2f %% of the bytes came twice: %s", resent, r.Stderr)
+	}
+	n.joins(source)
+	data.checkOn(source, n)
+}
+
+// TestSourceKilledFailsOver kills the source for good: the same command goes on
+// at another member. Members that were seeded themselves have files in common
+// with their source; how much could not be shared is told.
+func TestSourceKilledFailsOver(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t)
+	first, line1 := c.behind("n1")
+	data := c.load(40)
+	second, line2 := c.behind("n2", "--join", first.Client)
+	third, line3 := c.behind("n3", "--join", first.Client)
+	c.AwaitRole("voter", second, third)
+	data.more(8)
+	for _, p := range []*proxy{line1, line2, line3} {
+		p.limit(24 << 20)
+		p.down.Store(0)
+	}
+	n := c.New("n4")
+	pull := c.pull(n, line2.addr())
+	pull.await(line2.noticeAfter(20<<20), "the kill")
+	second.Kill()
+	r := pull.ok(60 * time.Second)
+	down := line1.down.Load() + line2.down.Load() + line3.down.Load()
+	t.Logf("%.2f MiB before the kill, %.2f MiB in all for a seed of %.2f MiB: %.1f %% could not be shared",
+		float64(line2.down.Load())/(1<<20), float64(down)/(1<<20), r.Num("bytes_total")/(1<<20),
+		resentPercent(down, uint64(r.Num("bytes_total"))))
+	if line1.down.Load()+line3.down.Load() == 0 {
+		t.Error("no other member has served")
+	}
+	n.joins(first)
+	data.checkOn(first, third, n)
+}
+
+// TestLineCutMidPull breaks the connections again and again; the pull is never
+// run again.
+func TestLineCutMidPull(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t)
+	source, line := c.behind("n1")
+	data := c.load(96)
+	line.limit(64 << 20)
+	n := c.New("n2")
+	pull := c.pull(n, line.addr(), "--parallel", "2")
+	const cuts = 3
+	for range cuts {
+		pull.await(line.cutAfter(20<<20), "the cut")
+		line.resume()
+	}
+	r := pull.ok(60 * time.Second)
+	resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+	t.Logf("%d cuts: %.2f %% of %.0f bytes came twice", cuts, resent, r.Num("bytes_total"))
+	if resent > cuts*interrupted {
+		t.Errorf("%.2f %% of the bytes came twice: %s", resent, r.Stderr)
+	}
+	n.joins(source)
+	data.checkOn(source, n)
+}
+
+// TestBlackholeEndsWithTimeout lets the line swallow everything: the pull ends
+// in time with a class, keeps what it has, and goes on when it is run again.
+func TestBlackholeEndsWithTimeout(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t)
+	_, line := c.behind("n1")
+	c.load(24)
+	line.limit(32 << 20)
+	n := c.New("n2")
+	pull := c.pull(n, line.addr(), "--timeout", "3s")
+	pull.await(line.holdAfter(12<<20), "the black hole")
+	began := time.Now()
+	r := pull.wait(30 * time.Second)
+	ended(t, "pull through a black hole", r, 3, "timeout", "unreachable")
+	t.Logf("ended %.1f s after the last byte", time.Since(began).Seconds())
+	notANode(t, n.DataDir)
+	if _, err := os.Stat(filepath.Join(n.DataDir, "staging")); err != nil {
+		t.Errorf("what was staged is gone: %v", err)
+	}
+	ended(t, "pull from a black hole", c.pull(c.New("n3"), line.addr(), "--timeout", "3s").wait(30*time.Second), 3, "timeout", "unreachable")
+	line.resume()
+	if r := c.pull(n, line.addr(), "--timeout", "3s").ok(30 * time.Second); r.Num("bytes_reused") < 4<<20 {
+		t.Errorf("what was staged was not used: %s", r)
+	}
+}
