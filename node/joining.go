@@ -3,12 +3,13 @@ package node
 import (
 	"context"
 	"errors"
+	"math"
 	"os"
+	"slices"
 	"strings"
 
-	"google.golang.org/grpc"
+	"golang.org/x/sync/errgroup"
 
-	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/node/join"
@@ -23,7 +24,7 @@ type invitation struct {
 	learner     bool
 	reserved    uint64
 	cluster     ident.Cluster
-	name        string
+	peerURLs    []string // where it was found; used when it does not know itself
 	rateLimit   int64
 	compression string
 	parallel    int
@@ -36,20 +37,28 @@ func (n *node) waitAndJoin(ctx context.Context) error {
 	if err := n.rememberNonce(); err != nil {
 		return err
 	}
-	n.await = join.NewAwait(join.AwaitConfig{Name: n.cfg.Name, Directory: func() ident.Nonce { return n.nonce },
-		Token: n.cfg.JoinToken, ClusterID: n.cfg.ClusterID, FreeBytes: n.dir.FreeSpace,
-		Receive: func(stream grpc.BidiStreamingServer[chainfirev1.ReceiveRequest, chainfirev1.ReceiveResponse]) error {
-			return n.receive(stream)
-		}})
+	nonce := n.nonce
+	n.await = join.NewAwait(join.AwaitConfig{Name: n.cfg.Name, Directory: func() ident.Nonce { return nonce },
+		Token: n.cfg.JoinToken, ClusterID: n.cfg.ClusterID, FreeBytes: n.dir.FreeSpace, Receive: n.receive})
 	srv, err := n.newServer(n.cfg.ListenPeer, n.cfg.PeerTLS)
 	if err != nil {
 		return err
 	}
 	chainfirev1.RegisterAwaitServer(srv, n.await)
-	serving, stop := context.WithCancel(ctx)
-	served := make(chan error, 1)
-	go func() { served <- n.fronts.peer.serve(serving, srv) }()
-	defer func() { stop(); <-served }()
+	room := n.fronts.peer.take()
+	g, gctx := errgroup.WithContext(ctx)
+	serving, stop := context.WithCancel(gctx)
+	g.Go(func() error { return room.serve(serving, srv) })
+	g.Go(func() error {
+		defer stop()
+		return n.joinWhenInvited(gctx)
+	})
+	return g.Wait()
+}
+
+// joinWhenInvited takes one invitation after the other, until a join has gone
+// through and the member has run.
+func (n *node) joinWhenInvited(ctx context.Context) error {
 	n.cfg.Ready("waiting for seed peer=" + strings.Join(n.cfg.AdvertisePeer, ","))
 	for {
 		req, err := n.await.Invitation(ctx)
@@ -65,10 +74,10 @@ func (n *node) waitAndJoin(ctx context.Context) error {
 			continue
 		}
 		err = n.joinAndRun(ctx, &invitation{endpoints: req.GetEndpoints(), learner: req.GetLearner(), reserved: req.GetMemberId(),
-			cluster: ident.Cluster{ID: req.GetClusterId(), Genesis: genesis}, name: req.GetName(), rateLimit: int64(req.GetRateLimit()),
-			compression: req.GetCompression(), parallel: int(req.GetParallel()), say: n.await.Say})
-		var early *prepareError
-		if !errors.As(err, &early) {
+			cluster: ident.Cluster{ID: req.GetClusterId(), Genesis: genesis}, peerURLs: req.GetPeerUrls(), rateLimit: int64(min(req.GetRateLimit(), math.MaxInt64)),
+			compression: req.GetCompression(), parallel: int(min(req.GetParallel(), maxParallel)), say: n.await.Say})
+		early, ok := sole(err).(*earlyError)
+		if !ok {
 			return err // the member has run
 		}
 		n.logger.WarnContext(ctx, "join failed; waiting again", "err", err)
@@ -76,16 +85,34 @@ func (n *node) waitAndJoin(ctx context.Context) error {
 	}
 }
 
-// prepareError is the end of a join before the member ran: nothing is lost by
-// waiting for the next invitation.
-type prepareError struct{ err error }
+// maxParallel bounds the streams that an invitation can ask for.
+const maxParallel = 64
 
-func (e *prepareError) Error() string { return e.err.Error() }
-func (e *prepareError) Unwrap() error { return e.err }
+// earlyError is the end of a join before the admission: the cluster counts this
+// node as nothing yet, so it may as well wait for the next invitation.
+type earlyError struct{ err error }
+
+func (e *earlyError) Error() string { return e.err.Error() }
+func (e *earlyError) Unwrap() error { return e.err }
+
+// sole takes off what errors.Join put around a single error. A node whose
+// stores could not be closed either does not go on as if they were.
+func sole(err error) error {
+	for {
+		joined, ok := err.(interface{ Unwrap() []error })
+		if !ok || len(joined.Unwrap()) != 1 {
+			return err
+		}
+		err = joined.Unwrap()[0]
+	}
+}
 
 // rememberNonce finds the directory's nonce, or makes one that survives until
 // the identity is committed, so that a retry is known as the same newcomer.
 func (n *node) rememberNonce() error {
+	if !n.nonce.IsZero() {
+		return nil
+	}
 	id, err := n.dir.ReadIdentity()
 	if err == nil {
 		n.nonce = id.Directory
@@ -103,16 +130,18 @@ func (n *node) joinAndRun(ctx context.Context, inv *invitation) error {
 	if err := n.rememberNonce(); err != nil {
 		return err
 	}
+	if len(inv.peerURLs) > 0 && !n.fronts.reachable {
+		n.cfg.AdvertisePeer = slices.Sorted(slices.Values(inv.peerURLs))
+	}
 	j := join.New(n.joinConfig(inv))
 	defer j.Close() //nolint:errcheck // idle connections
 	for again := false; ; again = true {
 		out, err := n.prepare(ctx, j)
 		if err != nil {
-			return &prepareError{err}
+			return &earlyError{err}
 		}
 		err = n.runMember(ctx, out.Identity, func(ctx context.Context) error { return n.finishJoin(ctx, j, inv, out) })
-		// Whoever follows a join from outside has been told that it failed.
-		if again || n.await != nil || !join.TooOld(err) {
+		if early, ok := sole(err).(*earlyError); again || !ok || !join.TooOld(early.err) {
 			return err
 		}
 	}
@@ -135,11 +164,11 @@ func (n *node) prepare(ctx context.Context, j *join.Newcomer) (*join.Outcome, er
 func (n *node) finishJoin(ctx context.Context, j *join.Newcomer, inv *invitation, out *join.Outcome) error {
 	res, err := j.Admit(ctx, out.Identity)
 	if err != nil {
-		return n.joinFailed(err)
+		return &earlyError{err}
 	}
-	st, err := j.CatchUp(ctx, out.Identity.MemberID)
+	st, err := n.catchUp(ctx, j, out.Identity.MemberID)
 	if err != nil {
-		return n.joinFailed(err)
+		return err
 	}
 	if inv.say != nil {
 		inv.say(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: resultOf(out, j, st, res)}})
@@ -155,11 +184,19 @@ func (n *node) finishJoin(ctx context.Context, j *join.Newcomer, inv *invitation
 	return nil
 }
 
-func (n *node) joinFailed(err error) error {
-	if n.await != nil {
-		n.await.Finish(err)
+// catchUp waits for the end of the join. A node that was invited is a member
+// from its admission on and stays one, whatever its followers were told: the
+// leader goes on with it, or removes it.
+func (n *node) catchUp(ctx context.Context, j *join.Newcomer, id uint64) (*chainfirev1.JoinStatusResponse, error) {
+	for {
+		st, err := j.CatchUp(ctx, id)
+		slow := fault.Is(err, fault.Timeout) || fault.Is(err, fault.Unreachable) || fault.Is(err, fault.NotLeader)
+		if err == nil || n.await == nil || ctx.Err() != nil || !slow {
+			return st, err
+		}
+		n.logger.WarnContext(ctx, "the join is stuck; the member goes on", "err", err)
+		n.await.Stuck(err)
 	}
-	return err
 }
 
 func resultOf(out *join.Outcome, j *join.Newcomer, st *chainfirev1.JoinStatusResponse, res *chainfirev1.AdmitResponse) *chainfirev1.MemberAddResult {
@@ -202,5 +239,3 @@ func (n *node) joinConfig(inv *invitation) join.Config {
 	}
 	return cfg
 }
-
-var _ = datadir.Complete

@@ -17,6 +17,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/node/join"
+	"github.com/chainfire/cfseed/snapshot"
 )
 
 // node is one run of the process: from the flags to a running member.
@@ -44,21 +45,23 @@ func Run(ctx context.Context, cfg Config) (err error) {
 		registry: registry{prometheus.NewRegistry()}}
 	n.metrics = newMetrics(n.registry)
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	class, err := n.dir.Classify()
+	if err != nil {
+		return err
+	}
+	if class == datadir.Foreign {
+		return n.dir.Begin() // refuses, with the reason; the lock would leave a file there
+	}
 	lock, err := n.dir.Lock()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	class, err := n.dir.Classify()
-	if err != nil {
+	if class, err = n.dir.Classify(); err != nil {
 		return err
 	}
 	if id, err := n.dir.ReadIdentity(); err == nil && cfg.Name == DefaultName && id.Name != "" {
 		n.cfg.Name = id.Name
-	}
-	if class == datadir.Foreign {
-		return fault.Newf(fault.NotEmpty, "node", "the directory holds files that are not a node's").At(cfg.DataDir).
-			WithHint("choose an empty --data-dir")
 	}
 	if n.fronts, err = openFronts(ctx, &n.cfg); err != nil {
 		return err
@@ -76,7 +79,11 @@ func (n *node) run(ctx context.Context, class datadir.Class) error {
 	g.Go(func() error { return n.fronts.run(open, n.registry.Registry) })
 	g.Go(func() error {
 		defer shut() // a node whose life has ended closes its doors
-		return n.live(gctx, class)
+		err := n.live(gctx, class)
+		if ctx.Err() != nil && (errors.Is(err, context.Canceled) || fault.Is(err, fault.Interrupted)) {
+			return nil // asked to stop while it waited or seeded
+		}
+		return err
 	})
 	return g.Wait()
 }
@@ -105,6 +112,10 @@ func (n *node) live(ctx context.Context, class datadir.Class) error {
 	case class == datadir.Complete:
 		return fault.Newf(fault.Refused, "node", "the directory holds a seed that was not admitted yet").At(n.cfg.DataDir).
 			WithHint("start it with --join ENDPOINTS of the cluster it came from")
+	}
+	if _, staged := snapshot.StagedRoot(n.dir); staged {
+		return fault.Newf(fault.Refused, "node", "the directory holds a part of a seed").At(n.cfg.DataDir).
+			WithHint("go on with --join ENDPOINTS or `cfseed pull`; a new cluster needs an empty --data-dir")
 	}
 	id, err := n.bootstrap()
 	if err != nil {

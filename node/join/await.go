@@ -3,6 +3,7 @@ package join
 import (
 	"context"
 	"crypto/subtle"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -28,22 +29,54 @@ type AwaitConfig struct {
 // calls Join follows the one that runs.
 type Await struct {
 	chainfirev1.UnimplementedAwaitServer
-	cfg     AwaitConfig
-	invited chan *chainfirev1.JoinRequest
+	cfg AwaitConfig
 
 	mu        sync.Mutex
-	state     string // waiting | joining | member
-	current   *chainfirev1.JoinRequest
-	events    []*chainfirev1.MemberAddResponse
-	err       error
-	done      bool
-	changed   chan struct{} // closed and replaced at each change
+	state     string  // waiting | joining | member
+	join      *joinIn // under way, with somebody who may follow it; else nil
+	invited   bool    // join was not taken up yet
+	changed   chan struct{}
 	receiving bool
+}
+
+// joinIn is one join, as its followers see it.
+type joinIn struct {
+	req    *chainfirev1.JoinRequest
+	events []event
+	done   bool
+	err    error
+}
+
+// event is numbered, so that a follower knows which it has seen. Of progress
+// reports in a row only the last is kept.
+type event struct {
+	number int
+	msg    *chainfirev1.MemberAddResponse
+}
+
+func (j *joinIn) add(msg *chainfirev1.MemberAddResponse) {
+	number := 1
+	if n := len(j.events); n > 0 {
+		last := j.events[n-1]
+		number = last.number + 1
+		if last.msg.GetTransfer() != nil && msg.GetTransfer() != nil {
+			j.events = j.events[:n-1]
+		}
+	}
+	j.events = append(j.events, event{number, msg})
+}
+
+func (j *joinIn) after(number int) []event {
+	i := len(j.events)
+	for i > 0 && j.events[i-1].number > number {
+		i--
+	}
+	return slices.Clone(j.events[i:])
 }
 
 // NewAwait returns a node's waiting room.
 func NewAwait(cfg AwaitConfig) *Await {
-	return &Await{cfg: cfg, invited: make(chan *chainfirev1.JoinRequest, 1), state: "waiting", changed: make(chan struct{})}
+	return &Await{cfg: cfg, state: "waiting", changed: make(chan struct{})}
 }
 
 func (a *Await) accept(op string, cluster uint64, token string) error {
@@ -70,7 +103,7 @@ func (a *Await) Probe(_ context.Context, req *chainfirev1.ProbeRequest) (*chainf
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return &chainfirev1.ProbeResponse{Name: a.cfg.Name, DirectoryNonce: a.cfg.Directory().Bytes(), State: a.state,
-		FreeBytes: free, MemberId: a.current.GetMemberId()}, nil
+		FreeBytes: free, MemberId: a.join.request().GetMemberId()}, nil
 }
 
 // Join starts a join, or follows the one under way.
@@ -78,17 +111,18 @@ func (a *Await) Join(req *chainfirev1.JoinRequest, out grpc.ServerStreamingServe
 	if err := a.accept("join", req.GetClusterId(), req.GetJoinToken()); err != nil {
 		return err
 	}
-	if err := a.invite(req); err != nil {
+	j, err := a.invite(req)
+	if err != nil {
 		return err
 	}
 	for sent := 0; ; {
-		events, done, changed, err := a.since(sent)
+		events, done, err, changed := a.since(j, sent)
 		for _, ev := range events {
-			if err := out.Send(ev); err != nil {
+			if err := out.Send(ev.msg); err != nil {
 				return err
 			}
+			sent = ev.number
 		}
-		sent += len(events)
 		if done {
 			return err
 		}
@@ -100,66 +134,102 @@ func (a *Await) Join(req *chainfirev1.JoinRequest, out grpc.ServerStreamingServe
 	}
 }
 
-func (a *Await) invite(req *chainfirev1.JoinRequest) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.current != nil {
-		if a.current.GetMemberId() != req.GetMemberId() || a.current.GetClusterId() != req.GetClusterId() {
-			return fault.Newf(fault.InUse, "join", "a join as member %s is under way", ident.FormatID(a.current.GetMemberId()))
-		}
+func (j *joinIn) request() *chainfirev1.JoinRequest {
+	if j == nil {
 		return nil
 	}
-	if a.receiving {
-		return fault.Newf(fault.InUse, "join", "a seed is being received").WithHint("wait for the push to end")
-	}
-	if a.state != "waiting" {
-		return fault.Newf(fault.Refused, "join", "this node is a member already")
-	}
-	a.current, a.state, a.events, a.err, a.done = req, "joining", nil, nil, false
-	a.invited <- req // one slot, and current was nil: never blocks
-	return nil
+	return j.req
 }
 
-func (a *Await) since(n int) ([]*chainfirev1.MemberAddResponse, bool, <-chan struct{}, error) {
+// invite begins a join, or finds the one to follow.
+func (a *Await) invite(req *chainfirev1.JoinRequest) (*joinIn, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.events[min(n, len(a.events)):], a.done, a.changed, a.err
+	switch {
+	case a.join != nil && (a.join.req.GetMemberId() != req.GetMemberId() || a.join.req.GetClusterId() != req.GetClusterId()):
+		return nil, fault.Newf(fault.InUse, "join", "a join as member %s is under way", ident.FormatID(a.join.req.GetMemberId()))
+	case a.join != nil:
+		return a.join, nil
+	case a.receiving:
+		return nil, fault.Newf(fault.InUse, "join", "a seed is being received").WithHint("wait for the push to end")
+	case a.state == "member":
+		return nil, fault.Newf(fault.Refused, "join", "this node is a member already")
+	}
+	a.join, a.invited = &joinIn{req: req}, a.state == "waiting"
+	a.state = "joining"
+	a.signal()
+	return a.join, nil
+}
+
+func (a *Await) since(j *joinIn, number int) ([]event, bool, error, <-chan struct{}) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return j.after(number), j.done, j.err, a.changed
 }
 
 // Invitation waits for somebody to call Join.
 func (a *Await) Invitation(ctx context.Context) (*chainfirev1.JoinRequest, error) {
-	select {
-	case req := <-a.invited:
-		return req, nil
-	case <-ctx.Done():
-		return nil, asFault(ctx)
+	for {
+		a.mu.Lock()
+		changed := a.changed
+		if a.invited {
+			a.invited = false
+			req := a.join.req
+			a.mu.Unlock()
+			return req, nil
+		}
+		a.mu.Unlock()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, asFault(ctx)
+		}
 	}
 }
 
 // Say adds an event for those who follow the join.
 func (a *Await) Say(ev *chainfirev1.MemberAddResponse) {
-	a.update(func() { a.events = append(a.events, ev) })
-}
-
-// Finish ends the join for its followers; with an error the node waits again.
-func (a *Await) Finish(err error) {
 	a.update(func() {
-		a.done, a.err = true, err
-		a.current = nil
-		a.state = "waiting"
-		if err == nil {
-			a.state = "member"
+		if a.join != nil {
+			a.join.add(ev)
 		}
 	})
 }
 
+// Finish ends the join for its followers; with an error the node waits again.
+func (a *Await) Finish(err error) {
+	state := "member"
+	if err != nil {
+		state = "waiting"
+	}
+	a.end(state, err)
+}
+
+// Stuck ends the followers' patience, but not the join: the next caller of Join
+// follows what comes of it.
+func (a *Await) Stuck(err error) { a.end("joining", err) }
+
+func (a *Await) end(state string, err error) {
+	a.update(func() {
+		if a.join != nil {
+			a.join.done, a.join.err = true, err
+		}
+		a.join, a.invited, a.state = nil, false, state
+	})
+}
+
 // Member marks a node that waits for nobody (any more).
-func (a *Await) Member() { a.update(func() { a.state = "member" }) }
+func (a *Await) Member() { a.end("member", nil) }
 
 func (a *Await) update(fn func()) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	fn()
+	a.signal()
+}
+
+// signal wakes all who wait; mu is held.
+func (a *Await) signal() {
 	close(a.changed)
 	a.changed = make(chan struct{})
 }
@@ -167,7 +237,7 @@ func (a *Await) update(fn func()) {
 // Receive takes a pushed seed; the bytes wait here for a join.
 func (a *Await) Receive(stream grpc.BidiStreamingServer[chainfirev1.ReceiveRequest, chainfirev1.ReceiveResponse]) error {
 	a.mu.Lock()
-	busy := a.receiving || a.current != nil || a.state != "waiting"
+	busy := a.receiving || a.join != nil || a.state != "waiting"
 	if !busy {
 		a.receiving = true
 	}
