@@ -192,6 +192,8 @@ func (m *member) refused(_ uint64, err error) {
 	switch {
 	case errors.Is(err, peer.ErrRemoved):
 		m.membership.removed(errRemoved(m.identity.get().MemberID))
+	case errors.Is(err, peer.ErrReplaced):
+		m.membership.removed(err)
 	case errors.Is(err, peer.ErrCopied):
 		m.membership.removed(fault.New(fault.InUse, "node", err).
 			WithHint("this data directory is a copy of one that is running; never start a copy, join with an empty directory"))
@@ -215,7 +217,6 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.membership.run(gctx) })
-	g.Go(func() error { return m.membership.publish(gctx) })
 	g.Go(func() error { return m.flusher(gctx) })
 	g.Go(func() error { return m.seeds.run(gctx) })
 	g.Go(func() error {
@@ -259,9 +260,11 @@ func errLoopEnded() error {
 	return fault.Newf(fault.Internal, "node", "an internal loop has ended")
 }
 
-// announce prints the ready line once this member can answer clients: there is
-// a leader, what it had committed is applied here, the cluster has its record,
-// and a join is through.
+// announce prints the ready line once this member can answer clients: a join
+// is through, there is a leader, what it had committed is applied here, and the
+// cluster knows this member's directory and addresses. Until then the ID of a
+// founding member is not bound to its directory, and losing that could not be
+// noticed (S4).
 func (m *member) announce(ctx context.Context, beside func(context.Context) error) error {
 	if beside != nil {
 		if err := beside(ctx); err != nil {
@@ -272,12 +275,15 @@ func (m *member) announce(ctx context.Context, beside func(context.Context) erro
 		bctx, cancel := context.WithTimeout(ctx, 5*m.n.cfg.Election)
 		err := m.core.ReadIndex(bctx)
 		cancel()
-		if err == nil && m.state.machine().Cluster() != nil {
-			m.n.cfg.Ready(readyLine(m.n.cfg.AdvertiseClient, m.n.cfg.AdvertisePeer, m.identity.get().MemberID))
-			return nil
+		if err == nil {
+			break
 		}
 		m.leader.wait(ctx, m.n.cfg.Heartbeat)
 	}
+	if err := m.membership.publish(ctx); err != nil || ctx.Err() != nil {
+		return err
+	}
+	m.n.cfg.Ready(readyLine(m.n.cfg.AdvertiseClient, m.n.cfg.AdvertisePeer, m.identity.get().MemberID))
 	return nil
 }
 

@@ -177,8 +177,8 @@ func (m *membership) urlsOf(r *entryv1.MemberRecord) []string {
 
 // The pauses of publish between attempts.
 const (
-	publishPause    = 250 * time.Millisecond
-	publishPauseMax = 30 * time.Second
+	publishPause    = 50 * time.Millisecond
+	publishPauseMax = time.Second
 )
 
 // publish binds this member's directory and tells the cluster its name and

@@ -63,8 +63,9 @@ func (p *peers) check(remote *chainfirev1.PeerHello) error {
 		return fault.New(fault.Refused, op, peer.ErrRemoved).
 			WithHint("member %s was removed; start it with an empty directory under a new ID", ident.FormatID(remote.GetFrom()))
 	case len(rec.GetDirectoryNonce()) > 0 && string(rec.GetDirectoryNonce()) != string(remote.GetDirectoryNonce()):
-		return fault.Newf(fault.Refused, op, "member %s is bound to another data directory", ident.FormatID(remote.GetFrom())).
-			WithHint("its directory was lost or replaced: remove the member and join again under a new ID")
+		return fault.New(fault.Refused, op, peer.ErrReplaced).
+			WithHint("the directory of member %[1]s was lost or replaced: run `cfseed member remove %[1]s`, then join with an empty directory",
+				ident.FormatID(remote.GetFrom()))
 	}
 	return nil
 }

@@ -12,16 +12,19 @@ import (
 
 // The refusals a member must recognise. They cross the wire: errors.Is works on
 // both sides. Config.Check returns ErrRemoved, wrapped or not, for a member
-// whose removal was applied.
+// whose removal was applied, and ErrReplaced for one whose ID was bound to
+// another directory; neither ever changes, so one peer's word is enough.
 var (
-	ErrRemoved = errors.New("this member was removed from the cluster")
-	ErrCopied  = errors.New("another process runs with the same member ID and data directory")
+	ErrRemoved  = errors.New("this member was removed from the cluster")
+	ErrReplaced = errors.New("the member ID is bound to another data directory")
+	ErrCopied   = errors.New("another process runs with the same member ID and data directory")
 )
 
 // The reasons stand in the path field of ErrorInfo and are part of the format.
 const (
-	reasonRemoved = "peer.removed"
-	reasonCopied  = "peer.copied"
+	reasonRemoved  = "peer.removed"
+	reasonReplaced = "peer.replaced"
+	reasonCopied   = "peer.copied"
 )
 
 const opHello = "peer handshake"
@@ -35,6 +38,8 @@ func named(err error) error {
 	case errors.Is(err, ErrRemoved):
 		return fault.New(fault.Refused, opHello, err).At(reasonRemoved).
 			WithHint("the ID is never used again; to come back, start with an empty data directory and --join")
+	case errors.Is(err, ErrReplaced):
+		return fault.New(fault.Refused, opHello, err).At(reasonReplaced).WithHint("%s", fault.HintOf(err))
 	case errors.Is(err, ErrCopied):
 		return fault.New(fault.Refused, opHello, err).At(reasonCopied).
 			WithHint("stop the copy; a data directory belongs to one process, a new member needs its own seed")
@@ -63,6 +68,8 @@ func fromStatus(op string, err error) (_ error, refused bool) {
 	switch fe.Path {
 	case reasonRemoved:
 		return fault.New(fe.Code, op, ErrRemoved).WithHint("%s", fe.Hint), refused
+	case reasonReplaced:
+		return fault.New(fe.Code, op, ErrReplaced).WithHint("%s", fe.Hint), refused
 	case reasonCopied:
 		return fault.New(fe.Code, op, ErrCopied).WithHint("%s", fe.Hint), refused
 	}

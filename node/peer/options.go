@@ -60,8 +60,8 @@ type Config struct {
 	// and the seed lease. nil sends neither. It may be called from any goroutine.
 	SnapshotInfo func(m *raftpb.Message) (manifestRoot []byte, leaseID uint64)
 	// Refused, if set, hears that a peer refused this member, each time (up to
-	// about twice a second for each peer): ErrRemoved, ErrCopied or the fault that
-	// the peer's Check returned. ErrCopied comes only after the peer has said so
+	// about twice a second for each peer): ErrRemoved, ErrReplaced, ErrCopied or the
+	// fault that the peer's Check returned. ErrCopied comes only after the peer has said so
 	// for longer than CopiedAfter, so it can be acted on. Must not block.
 	Refused func(id uint64, err error)
 
