@@ -234,6 +234,7 @@ func TestStatusCrossesTheWire(t *testing.T) {
 	}{
 		{ErrRemoved, ErrRemoved, true},
 		{fmt.Errorf("x: %w", fault.New(fault.Refused, "y", ErrCopied)), ErrCopied, true},
+		{fault.New(fault.Refused, "y", ErrReplaced).WithHint("z"), ErrReplaced, true},
 		{fault.Newf(fault.Permission, "y", "z"), nil, true},
 		{fault.Newf(fault.Unreachable, "y", "z"), nil, false},
 		{context.DeadlineExceeded, nil, false},
@@ -244,7 +245,7 @@ func TestStatusCrossesTheWire(t *testing.T) {
 		if refused != c.refused || (out == nil) != (c.in == nil) || c.is != nil && !errors.Is(out, c.is) {
 			t.Errorf("%v became %v, refused %v", c.in, out, refused)
 		}
-		if c.is == nil && (errors.Is(out, ErrRemoved) || errors.Is(out, ErrCopied)) {
+		if c.is == nil && (errors.Is(out, ErrRemoved) || errors.Is(out, ErrReplaced) || errors.Is(out, ErrCopied)) {
 			t.Errorf("%v became %v", c.in, out)
 		}
 	}
