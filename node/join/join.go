@@ -197,6 +197,9 @@ func (n *Newcomer) complete(ctx context.Context, id datadir.Identity) (*Outcome,
 }
 
 func (n *Newcomer) reserve(ctx context.Context) (*chainfirev1.ReserveResponse, error) {
+	if err := n.confirmCluster(ctx); err != nil {
+		return nil, err
+	}
 	req := &chainfirev1.ReserveRequest{
 		Name: n.cfg.Name, PeerUrls: n.cfg.PeerURLs, StayLearner: n.cfg.Learner,
 		DirectoryNonce: n.cfg.Directory.Bytes(),
@@ -209,21 +212,13 @@ func (n *Newcomer) reserve(ctx context.Context) (*chainfirev1.ReserveResponse, e
 	if err != nil {
 		return nil, err
 	}
-	genesis, err := ident.NonceFrom(res.GetGenesisNonce())
-	if err != nil {
-		return nil, fault.New(fault.Corrupt, "reserve", err)
-	}
-	got := ident.Cluster{ID: res.GetClusterId(), Genesis: genesis}
-	if n.cfg.Cluster != (ident.Cluster{}) && !n.cfg.Cluster.Same(got) {
-		return nil, fault.Newf(fault.Refused, "reserve", "cluster %s answers, %s was expected",
-			ident.FormatID(got.ID), ident.FormatID(n.cfg.Cluster.ID)).
-			WithHint("check the endpoints; a directory is tied to one cluster")
+	if err := n.expect(res.GetClusterId(), res.GetGenesisNonce()); err != nil {
+		return nil, err
 	}
 	if n.cfg.Reserved != 0 && n.cfg.Reserved != res.GetMemberId() {
 		return nil, fault.Newf(fault.Refused, "reserve", "reservation %s was replaced by %s",
 			ident.FormatID(n.cfg.Reserved), ident.FormatID(res.GetMemberId()))
 	}
-	n.cfg.Cluster = got
 	n.cluster.learn(res.GetMembers())
 	return res, nil
 }
