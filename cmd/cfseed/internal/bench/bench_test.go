@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -56,12 +57,16 @@ func TestPercentile(t *testing.T) {
 }
 
 func TestLatency(t *testing.T) {
-	var took []time.Duration
+	var puts []put
 	for i := 200; i > 0; i-- {
-		took = append(took, time.Duration(i)*time.Millisecond)
+		puts = append(puts, put{time.Duration(200-i) * time.Second, time.Duration(i) * time.Millisecond})
 	}
-	want := Latency{Puts: 200, Failed: 3, P50: 100, P99: 198, Max: 200}
-	if got := latencyOf(took, 3); got != want {
+	got := latencyOf(puts, 3)
+	if len(got.Slow) != slowest || got.Slow[0] != (Slow{0, 200}) || got.Slow[1] != (Slow{1, 199}) {
+		t.Errorf("slow puts: %v", got.Slow)
+	}
+	got.Slow = nil
+	if want := (Latency{Puts: 200, Failed: 3, P50: 100, P99: 198, Max: 200}); !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, want %+v", got, want)
 	}
 }
@@ -81,7 +86,8 @@ func TestWindow(t *testing.T) {
 	}
 	from, to := start.Add(time.Second), start.Add(4*time.Second)
 	got, err := l.window(t.Context(), from, to)
-	if err != nil || got != (Latency{Puts: 3, Failed: 1, P50: 2, P99: 9000, Max: 9000}) {
+	want := Latency{Puts: 3, Failed: 1, P50: 2, P99: 9000, Max: 9000, Slow: []Slow{{0, 1}, {1, 9000}, {2, 2}}}
+	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	l.puts[2].took = 0

@@ -125,9 +125,9 @@ func (l *load) put(ctx context.Context, p *offered, n int) {
 // all of them were answered.
 func (l *load) window(ctx context.Context, from, to time.Time) (Latency, error) {
 	for {
-		took, failed, pending := l.between(from, to)
+		puts, failed, pending := l.between(from, to)
 		if pending == 0 {
-			return latencyOf(took, failed), nil
+			return latencyOf(puts, failed), nil
 		}
 		if err := pause(ctx, 10*time.Millisecond); err != nil {
 			return Latency{}, err
@@ -135,7 +135,7 @@ func (l *load) window(ctx context.Context, from, to time.Time) (Latency, error) 
 	}
 }
 
-func (l *load) between(from, to time.Time) (took []time.Duration, failed, pending int) {
+func (l *load) between(from, to time.Time) (puts []put, failed, pending int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.puts {
@@ -149,10 +149,10 @@ func (l *load) between(from, to time.Time) (took []time.Duration, failed, pendin
 			failed++
 			fallthrough
 		default:
-			took = append(took, p.took)
+			puts = append(puts, put{p.due.Sub(from), p.took})
 		}
 	}
-	return took, failed, pending
+	return puts, failed, pending
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -50,14 +50,39 @@ type Latency struct {
 	P50    float64 `json:"p50_ms"`
 	P99    float64 `json:"p99_ms"`
 	Max    float64 `json:"max_ms"`
+	Slow   []Slow  `json:"slow,omitempty"` // the slowest, by the time at which they were due
 }
 
-// latencyOf takes what each put took, failed ones until they failed.
-func latencyOf(took []time.Duration, failed int) Latency {
-	slices.Sort(took)
-	ms := func(q float64) float64 { return float64(percentile(took, q).Microseconds()) / 1000 }
-	return Latency{Puts: len(took), Failed: failed, P50: ms(0.50), P99: ms(0.99), Max: ms(1)}
+// Slow is one slow put.
+type Slow struct {
+	At float64 `json:"at_seconds"` // from the beginning of the window
+	Ms float64 `json:"ms"`
 }
+
+// slowest is how many slow puts are kept of a window.
+const slowest = 24
+
+// put is one put of a window.
+type put struct{ at, took time.Duration }
+
+// latencyOf takes what each put took, failed ones until they failed. puts is
+// reordered.
+func latencyOf(puts []put, failed int) Latency {
+	slices.SortFunc(puts, func(a, b put) int { return cmp.Compare(a.took, b.took) })
+	took := make([]time.Duration, len(puts))
+	for i, p := range puts {
+		took[i] = p.took
+	}
+	l := Latency{Puts: len(puts), Failed: failed, P50: ms(percentile(took, 0.50)), P99: ms(percentile(took, 0.99)), Max: ms(percentile(took, 1))}
+	slow := puts[max(0, len(puts)-slowest):]
+	slices.SortFunc(slow, func(a, b put) int { return cmp.Compare(a.at, b.at) })
+	for _, p := range slow {
+		l.Slow = append(l.Slow, Slow{p.at.Seconds(), ms(p.took)})
+	}
+	return l
+}
+
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // ratio is a over b; 0 when b is nothing to compare with.
 func ratio(a, b float64) float64 {
