@@ -174,14 +174,14 @@ func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerO
 
 // dial connects to a member or newcomer by URL; peers' certificates are used,
 // since it is members' addresses that a node dials.
-func (n *node) dial(ctx context.Context, url string) (*grpc.ClientConn, error) {
-	return dialer(n.cfg.PeerTLS)(ctx, url)
+func (n *node) dial(_ context.Context, url string) (*grpc.ClientConn, error) {
+	return n.dialPeer(url)
 }
 
 // dialer connects with the certificates of one side, members' or clients'.
-func dialer(files netsec.Files) join.Dialer {
+func dialer(files func(endpoint string) netsec.Files) join.Dialer {
 	return func(_ context.Context, url string) (*grpc.ClientConn, error) {
-		return netsec.Dial(url, files, peer.DialOptions()...)
+		return netsec.Dial(url, files(url), peer.DialOptions()...)
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/node/join"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/transfer"
@@ -181,7 +182,7 @@ func (n *node) finishJoin(ctx context.Context, j *join.Newcomer, inv *invitation
 	}
 	n.logger.InfoContext(ctx, "joined", "member", ident.FormatID(out.Identity.MemberID), "role", st.GetMember().GetRole(),
 		"entries_after_add", res.GetEntriesAfterAdd(), "raft_snapshots", st.GetRaftSnapshotsSent())
-	return nil
+	return j.Close()
 }
 
 // catchUp waits for the end of the join. A node that was invited is a member
@@ -208,9 +209,12 @@ func resultOf(out *join.Outcome, j *join.Newcomer, st *chainfirev1.JoinStatusRes
 }
 
 func (n *node) joinConfig(inv *invitation) join.Config {
-	files := n.cfg.PeerTLS
-	if inv.clients && n.cfg.ClientTLS.CA != "" {
-		files = n.cfg.ClientTLS
+	// Addresses that are learned on the way are the members' client addresses.
+	files := func(endpoint string) netsec.Files {
+		if n.cfg.ClientTLS.CA == "" || !inv.clients && slices.Contains(inv.endpoints, endpoint) {
+			return n.cfg.PeerTLS
+		}
+		return n.cfg.ClientTLS
 	}
 	cfg := join.Config{Dir: n.dir, Directory: n.nonce, Name: n.cfg.Name, PeerURLs: n.cfg.AdvertisePeer, Endpoints: inv.endpoints,
 		Learner: inv.learner, Reserved: inv.reserved, Cluster: inv.cluster, Dial: dialer(files), DialSeed: seedDialer(files),

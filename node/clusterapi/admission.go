@@ -88,8 +88,13 @@ func (s *Service) Admit(ctx context.Context, req *chainfirev1.AdmitRequest) (*ch
 		})
 }
 
-// queuePause is how often a queued admission looks whether it is its turn.
-const queuePause = 50 * time.Millisecond
+// queuePause is how often a queued admission looks whether it is its turn, and
+// queuePatience how long it does before it tells the newcomer to ask again: a
+// call that takes longer can not be told from one that hangs.
+const (
+	queuePause    = 50 * time.Millisecond
+	queuePatience = 5 * time.Second
+)
 
 func (s *Service) admit(ctx context.Context, t *chainfirev1.JoinTicket) (*chainfirev1.AdmitResponse, error) {
 	if err := s.sameCluster("admit", t.GetClusterId(), t.GetGenesisNonce()); err != nil {
@@ -98,30 +103,39 @@ func (s *Service) admit(ctx context.Context, t *chainfirev1.JoinTicket) (*chainf
 	if err := s.b.Barrier(ctx); err != nil {
 		return nil, err
 	}
-	for {
+	for asked := time.Now(); ; {
 		rec := s.b.State().Member(t.GetMemberId())
 		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
-			return &chainfirev1.AdmitResponse{AddedAt: rec.GetAddedAt(),
-				EntriesAfterAdd: rec.GetAddedAt() - min(rec.GetAddedAt(), t.GetPosition().GetIndex())}, nil
+			return admitted(rec.GetAddedAt(), t), nil
 		}
 		if err := s.checkTicket(t); err != nil {
 			return nil, err
 		}
-		if s.learners() < s.b.MaxLearners() {
+		why := "other learners have not caught up yet"
+		if s.learners() < s.b.MaxLearners() || rec.GetStayLearner() {
 			res, err := s.b.ProposeConf(ctx, state.ConfChange{Type: state.AddLearner, NodeID: t.GetMemberId()}, envelope.AddLearner,
 				&entryv1.AddLearner{Id: t.GetMemberId(), LeaseId: t.GetLeaseId(), Position: t.GetPosition(), ManifestRoot: t.GetManifestRoot()})
 			if err == nil {
-				return &chainfirev1.AdmitResponse{AddedAt: res.Index,
-					EntriesAfterAdd: res.Index - min(res.Index, t.GetPosition().GetIndex())}, nil
+				return admitted(res.Index, t), nil
 			}
-			if !changePending(err) {
+			// A call that came twice finds what the other one did.
+			done := s.b.State().Member(t.GetMemberId()).GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER
+			if !changePending(err) && !done {
 				return nil, err
 			}
+			why = "another configuration change is pending"
+		}
+		if time.Since(asked) >= queuePatience {
+			return nil, fault.Newf(fault.InUse, "admit", "the admission is queued: %s", why).WithHint("ask again")
 		}
 		if err := pause(ctx, queuePause); err != nil {
 			return nil, err
 		}
 	}
+}
+
+func admitted(at uint64, t *chainfirev1.JoinTicket) *chainfirev1.AdmitResponse {
+	return &chainfirev1.AdmitResponse{AddedAt: at, EntriesAfterAdd: at - min(at, t.GetPosition().GetIndex())}
 }
 
 // ErrChangePending is wrapped by a refusal of ProposeConf because another
@@ -172,6 +186,9 @@ func (s *Service) checkTicket(t *chainfirev1.JoinTicket) error {
 		return fault.Newf(fault.Refused, op, "member %s is not bound to a directory", id)
 	}
 	pos := t.GetPosition()
+	if pos.GetIndex() == 0 || pos.GetTerm() == 0 {
+		return fault.Newf(fault.Usage, op, "the ticket has no position").WithHint("seed the node first: `cfseed node --join`")
+	}
 	last, err := s.b.Log().LastIndex()
 	if err != nil {
 		return err

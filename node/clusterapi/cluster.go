@@ -1,9 +1,11 @@
 package clusterapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -145,11 +147,7 @@ func (s *Service) status(ctx context.Context) (*chainfirev1.StatusResponse, erro
 	if out.LastIndex, err = s.b.Log().LastIndex(); err != nil {
 		return nil, err
 	}
-	for _, rec := range s.b.State().Members() {
-		if rec.GetState() != entryv1.MemberState_MEMBER_STATE_REMOVED {
-			out.Members = append(out.Members, s.memberStatus(ctx, rec, rs, out.LastIndex))
-		}
-	}
+	out.Members = s.memberStatuses(ctx, rs, out.LastIndex)
 	for _, p := range s.b.Seeds() {
 		out.Seeds = append(out.Seeds, &chainfirev1.SeedStatus{LeaseId: p.LeaseID, Target: p.Target,
 			Percent: p.Percent, BytesPerSecond: p.BytesPerSecond})
@@ -158,8 +156,23 @@ func (s *Service) status(ctx context.Context) (*chainfirev1.StatusResponse, erro
 		out.Leases = append(out.Leases, &chainfirev1.LeaseStatus{Id: l.GetId(), Hold: l.GetHold(), MemberId: l.GetMemberId(),
 			SourceId: l.GetSourceId(), TtlMs: l.GetTtlMs(), CapBytes: l.GetCapBytes(), Target: l.GetTarget()})
 	}
-	slices.SortFunc(out.Seeds, func(a, b *chainfirev1.SeedStatus) int { return int(a.GetLeaseId()) - int(b.GetLeaseId()) })
+	slices.SortFunc(out.Seeds, func(a, b *chainfirev1.SeedStatus) int { return cmp.Compare(a.GetLeaseId(), b.GetLeaseId()) })
 	return out, nil
+}
+
+// memberStatuses asks all members at a time, so that those that are away cost
+// one patience together.
+func (s *Service) memberStatuses(ctx context.Context, rs Raft, last uint64) []*chainfirev1.MemberStatus {
+	records := slices.DeleteFunc(s.b.State().Members(), func(r *entryv1.MemberRecord) bool {
+		return r.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED
+	})
+	out := make([]*chainfirev1.MemberStatus, len(records))
+	var asked sync.WaitGroup
+	for i, rec := range records {
+		asked.Go(func() { out[i] = s.memberStatus(ctx, rec, rs, last) })
+	}
+	asked.Wait()
+	return out
 }
 
 func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, rs Raft, last uint64) *chainfirev1.MemberStatus {

@@ -1,6 +1,8 @@
 package clusterapi
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,11 +43,13 @@ func (s *Service) MemberAdd(req *chainfirev1.MemberAddRequest, out grpc.ServerSt
 		return err
 	}
 	defer conn.Close() //nolint:errcheck // nothing is buffered on our side
-	if req.GetName() != "" && probe.GetName() != "" && probe.GetName() != req.GetName() {
-		return fault.Newf(fault.Refused, "member add", "the node at %s is named %q", req.GetPeerUrls()[0], probe.GetName()).
-			WithHint("cfseed member add %s --peer-urls %s", probe.GetName(), req.GetPeerUrls()[0])
+	if err := checkNewcomer(req, probe); err != nil {
+		return err
 	}
-	rec, err := s.reserve(ctx, &entryv1.ReserveMember{Name: req.GetName(), PeerUrls: req.GetPeerUrls(),
+	if probe.GetState() == "member" {
+		return s.memberAlready(req, probe, out)
+	}
+	rec, err := s.reserve(ctx, &entryv1.ReserveMember{Name: cmp.Or(req.GetName(), probe.GetName()), PeerUrls: req.GetPeerUrls(),
 		StayLearner: req.GetLearner(), DirectoryNonce: probe.GetDirectoryNonce()})
 	if err != nil {
 		return err
@@ -58,6 +62,33 @@ func (s *Service) MemberAdd(req *chainfirev1.MemberAddRequest, out grpc.ServerSt
 	result.Phases = append([]*chainfirev1.Phase{reserved}, slices.DeleteFunc(result.GetPhases(),
 		func(p *chainfirev1.Phase) bool { return p.GetName() == "reserve" })...)
 	return out.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: result}})
+}
+
+// checkNewcomer holds the answer of the waiting node against the request.
+func checkNewcomer(req *chainfirev1.MemberAddRequest, probe *chainfirev1.ProbeResponse) error {
+	if req.GetName() != "" && probe.GetName() != "" && probe.GetName() != req.GetName() {
+		return fault.Newf(fault.Refused, "member add", "the node at %s is named %q", req.GetPeerUrls()[0], probe.GetName()).
+			WithHint("cfseed member add %s --peer-urls %s", probe.GetName(), req.GetPeerUrls()[0])
+	}
+	return nil
+}
+
+// memberAlready answers for a node that waits for nobody: a join that has gone
+// through is told again, a member of another cluster is refused. Nothing is
+// proposed for either.
+func (s *Service) memberAlready(req *chainfirev1.MemberAddRequest, probe *chainfirev1.ProbeResponse,
+	out grpc.ServerStreamingServer[chainfirev1.MemberAddResponse]) error {
+	for _, rec := range s.b.State().Members() {
+		if nonce := probe.GetDirectoryNonce(); len(nonce) == 0 || !bytes.Equal(rec.GetDirectoryNonce(), nonce) {
+			continue
+		}
+		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
+			return out.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: &chainfirev1.MemberAddResult{
+				MemberId: rec.GetId(), Name: rec.GetName(), Role: memberOf(rec).GetRole(), ClusterId: s.b.State().Cluster().GetClusterId()}}})
+		}
+	}
+	return fault.Newf(fault.Refused, "member add", "the node at %s is a member already, and not of this cluster", req.GetPeerUrls()[0]).
+		WithHint("start a new node with an empty directory and --await-seed; nothing has been changed")
 }
 
 func sendPhase(out grpc.ServerStreamingServer[chainfirev1.MemberAddResponse], name string) error {

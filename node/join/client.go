@@ -17,6 +17,11 @@ import (
 // against an election, so that a change of leader costs one election only.
 const retryPause = 100 * time.Millisecond
 
+// attemptPatience bounds one call to one member: longer than a member takes for
+// a request or lets an admission queue, so only one that hangs is left for the
+// next.
+const attemptPatience = 15 * time.Second
+
 // client asks any member of a list and goes on to the next one when a member
 // is not there or has no leader to forward to.
 type client struct {
@@ -92,6 +97,8 @@ func (c *client) once(ctx context.Context, fn func(context.Context, *grpc.Client
 		}
 		c.conn = conn
 	}
+	ctx, cancel := context.WithTimeout(ctx, attemptPatience)
+	defer cancel()
 	err := fn(ctx, c.conn)
 	if err != nil && retryable(rpcfault.FromStatus("", err)) {
 		c.next++
@@ -140,7 +147,11 @@ func newWatchdog(patience time.Duration, now func() time.Time) *watchdog {
 func (w *watchdog) reset() { w.last = w.now() }
 
 func (w *watchdog) check(st *chainfirev1.JoinStatusResponse) error {
-	if !w.seen || st.GetMatch() > w.match {
+	// A Raft snapshot moves no index while its files come; the leader ends one
+	// that stands still.
+	ago := st.GetSecondsSinceContact()
+	coming := st.GetProgressState() == "snapshot" && ago >= 0 && ago < w.patience.Seconds()
+	if !w.seen || coming || st.GetMatch() > w.match {
 		w.seen, w.match, w.last = true, st.GetMatch(), w.now()
 		return nil
 	}

@@ -71,7 +71,7 @@ type Config struct {
 	LeaseBytes  uint64
 
 	Logger  *slog.Logger
-	Started func(phase string)        // may be nil
+	Started func(phase string)        // also, now and then, while a phase lasts; may be nil
 	Moved   func(p transfer.Progress) // may be nil
 	Now     func() time.Time
 }
@@ -93,6 +93,7 @@ type Newcomer struct {
 	began   time.Time
 	current string
 	stale   [32]byte // root of the seed that the cluster found too old
+	letGo   func()   // ends the renewal of the seed's lease; nil: none is renewed
 }
 
 // New returns a newcomer; nothing happens before Prepare.
@@ -106,8 +107,11 @@ func New(cfg Config) *Newcomer {
 	return &Newcomer{cfg: cfg, cluster: newClient(cfg.Dial, cfg.Endpoints)}
 }
 
-// Close releases the connections.
-func (n *Newcomer) Close() error { return n.cluster.Close() }
+// Close ends the renewal of the lease and releases the connections.
+func (n *Newcomer) Close() error {
+	n.dropLease()
+	return n.cluster.Close()
+}
 
 // Phases gives the finished phases with their durations.
 func (n *Newcomer) Phases() []*chainfirev1.Phase { n.finishPhase(); return n.phases }
@@ -183,6 +187,7 @@ func (n *Newcomer) complete(ctx context.Context, id datadir.Identity) (*Outcome,
 	if why != nil {
 		return n.reseed(ctx, id, res, why)
 	}
+	n.holdLease(ctx, id.Seed.LeaseID)
 	if id.MemberID == 0 {
 		id.MemberID = res.GetMemberId()
 		if n.cfg.Name != "" {
@@ -243,10 +248,21 @@ func (n *Newcomer) Admit(ctx context.Context, id datadir.Identity) (*chainfirev1
 	}
 	req := &chainfirev1.AdmitRequest{Ticket: ticketOf(id)}
 	var res *chainfirev1.AdmitResponse
-	err := n.cluster.call(ctx, "admit", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
-		res, err = chainfirev1.NewAdmissionClient(c).Admit(ctx, req)
-		return err
-	})
+	queued := true
+	var err error
+	for queued {
+		err = n.cluster.call(ctx, "admit", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
+			res, err = chainfirev1.NewAdmissionClient(c).Admit(ctx, req)
+			return err
+		})
+		if queued = fault.Is(err, fault.InUse); queued { // others are admitted first; somebody answers
+			n.say()
+			if err := sleep(ctx, retryPause); err != nil {
+				return nil, err
+			}
+		}
+	}
+	n.dropLease() // from now on it is the member's, and the leader ends it
 	if TooOld(err) {
 		n.stale = id.Seed.ManifestRoot
 	}
@@ -257,7 +273,7 @@ func (n *Newcomer) Admit(ctx context.Context, id datadir.Identity) (*chainfirev1
 // stays a learner, promoted. The match index must rise within IdleTimeout.
 func (n *Newcomer) CatchUp(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
 	n.startPhase(PhaseCatchUp)
-	watch := newWatchdog(n.cfg.IdleTimeout, n.cfg.Now)
+	watch, told := newWatchdog(n.cfg.IdleTimeout, n.cfg.Now), n.cfg.Now()
 	for {
 		st, err := n.joinStatus(ctx, id)
 		if err != nil {
@@ -279,6 +295,10 @@ func (n *Newcomer) CatchUp(ctx context.Context, id uint64) (*chainfirev1.JoinSta
 		if err := watch.check(st); err != nil {
 			return st, err
 		}
+		if n.cfg.Now().Sub(told) >= sayEvery {
+			told = n.cfg.Now()
+			n.say()
+		}
 		if err := sleep(ctx, 25*time.Millisecond); err != nil {
 			return nil, err
 		}
@@ -296,7 +316,7 @@ func (n *Newcomer) joinStatus(ctx context.Context, id uint64) (*chainfirev1.Join
 
 var _ io.Closer = (*Newcomer)(nil)
 
-// NotInitialised names the three ways in which a learner stays behind.
+// describe names the three ways in which a learner stays behind.
 func describe(st *chainfirev1.JoinStatusResponse) string {
 	reason := "not_progressing"
 	switch {

@@ -41,6 +41,11 @@ type PullOutcome struct {
 // the directory's lock. Running it again resumes; a directory that holds a seed
 // is AlreadyComplete, one that holds a member is refused.
 func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
+	if class, err := cfg.Dir.Classify(); err != nil {
+		return nil, err
+	} else if class == datadir.Foreign {
+		return nil, cfg.Dir.Begin() // refuses, with the reason; the lock would leave a file there
+	}
 	lock, err := cfg.Dir.Lock()
 	if err != nil {
 		return nil, err

@@ -97,10 +97,11 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 	if err != nil {
 		return nil, err
 	}
+	n.holdLease(ctx, result.LeaseID)
 	n.startPhase(PhaseVerify)
 	id := datadir.Identity{Cluster: n.cfg.Cluster, MemberID: res.GetMemberId(), Directory: n.cfg.Directory, Name: n.cfg.Name,
 		Seed: &datadir.SeedRef{Position: result.Meta.Position, ManifestRoot: result.Meta.Root, LeaseID: result.LeaseID}}
-	if err := stage.Install(ctx, id, snapshot.InstallOptions{}); err != nil {
+	if err := n.alive(func() error { return stage.Install(ctx, id, snapshot.InstallOptions{}) }); err != nil {
 		return nil, err
 	}
 	if id, err = n.cfg.Dir.ReadIdentity(); err != nil {
