@@ -306,8 +306,5 @@ func (b *Batch) reset() error {
 
 // Close releases the batch; what was not committed is lost.
 func (b *Batch) Close() error {
-	if b.s.wedged.Load() {
-		return b.close()
-	}
 	return errors.Join(b.close(), b.b.Close())
 }

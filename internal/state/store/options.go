@@ -59,7 +59,7 @@ func (o Options) withDefaults() Options {
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := s.opts
 	p := &pebble.Options{
-		FS:                          o.FS,
+		FS:                          logFS{o.FS, s},
 		Cache:                       o.Cache,
 		CacheSize:                   DefaultCacheBytes,
 		Comparer:                    Comparer(),

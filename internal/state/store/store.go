@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -26,7 +25,6 @@ type Store struct {
 	db     *pebble.DB
 	schema uint32
 	failed atomic.Pointer[fault.Error]
-	wedged atomic.Bool // Pebble panicked and holds a lock for ever
 
 	mu   sync.RWMutex
 	head head // as of the last Commit
@@ -47,6 +45,9 @@ func Open(dir string, o Options) (*Store, error) {
 		return nil, s.openError(err)
 	}
 	s.db = db
+	if err := s.broken(); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	if err := s.load(); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
@@ -126,23 +127,8 @@ func (s *Store) readMeta(name string) ([]byte, bool, error) {
 	return out, true, c.Close()
 }
 
-// apply commits a Pebble batch, not synced. Pebble panics when it can not
-// write its log; here that ends the store with a typed error.
-func (s *Store) apply(b *pebble.Batch) (err error) {
-	defer func() {
-		r := recover()
-		if r == nil {
-			return
-		}
-		cause, ok := r.(error)
-		var bug runtime.Error
-		if !ok || errors.As(cause, &bug) {
-			panic(r)
-		}
-		s.wedged.Store(true)
-		s.fail(cause)
-		err = s.broken()
-	}()
+// apply commits a Pebble batch, not synced.
+func (s *Store) apply(b *pebble.Batch) error {
 	if err := s.broken(); err != nil {
 		return err
 	}
@@ -155,9 +141,6 @@ func (s *Store) apply(b *pebble.Batch) (err error) {
 // Close flushes, so that opening again replays no log, and closes. No View or
 // Batch may be open.
 func (s *Store) Close() error {
-	if s.wedged.Load() {
-		return s.broken() // only the end of the process frees the lock
-	}
 	var err error
 	if !s.opts.ReadOnly && s.broken() == nil {
 		err = s.Flush()
