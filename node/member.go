@@ -117,12 +117,16 @@ func (m *member) openState(num uint64) (*state.Machine, error) {
 // request timeout (server/config, ReqTimeout) is the same.
 const requestPatience = 5 * time.Second
 
-// corrupt hears of damage that the storage engine meets; the process stops
-// with a typed error and the node is to be seeded anew.
+// corrupt hears of damage that the storage engine meets, and of writes that
+// failed for good; the process stops with a typed error.
 func (m *member) corrupt(err error) {
+	var typed *fault.Error
+	if !errors.As(err, &typed) || typed.Code == fault.Corrupt {
+		err = fault.New(fault.Corrupt, "storage", err).
+			WithHint("run `cfseed verify --data-dir`, then remove this member and join with an empty directory")
+	}
 	select {
-	case m.fatal <- fault.New(fault.Corrupt, "storage", err).
-		WithHint("run `cfseed verify --data-dir`, then remove this member and join with an empty directory"):
+	case m.fatal <- err:
 	default:
 	}
 }
