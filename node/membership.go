@@ -79,21 +79,21 @@ func (m *membership) run(ctx context.Context) error {
 	known := map[uint64]bool{}
 	for {
 		err := m.refresh(known)
+		if err == nil {
+			select {
+			case <-ctx.Done():
+				return nil
+			case err = <-m.gone:
+			case <-m.changed:
+				continue
+			}
+		}
 		if errors.Is(err, peer.ErrRemoved) {
 			// Whoever asked for it gets the answer, and the others hear from a removed
 			// leader that the change is committed.
 			wait(ctx, m.farewell)
 		}
-		if err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case err := <-m.gone:
-			return err
-		case <-m.changed:
-		}
+		return err
 	}
 }
 
