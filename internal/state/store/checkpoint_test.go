@@ -212,6 +212,43 @@ func TestFailedWriteBreaksTheStore(t *testing.T) {
 	}
 }
 
+// TestFailedTableBreaksTheStore: a table that can not be written is not tried
+// again for ever, while commits wait for it; nothing of it is on disk.
+func TestFailedTableBreaksTheStore(t *testing.T) {
+	for what, kinds := range map[string][]errorfs.OpKind{"create": {errorfs.OpCreate}, "write": {errorfs.OpFileWrite},
+		"sync": {errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}} {
+		t.Run(what, func(t *testing.T) {
+			mem := vfs.NewMem()
+			var on atomic.Bool
+			inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if on.Load() && strings.HasSuffix(op.Path, ".sst") && slices.Contains(kinds, op.Kind) {
+					return syscall.ENOSPC
+				}
+				return nil
+			})
+			told := make(chan error, 1)
+			s, err := Open("state-1", Options{FS: errorfs.Wrap(mem, inj), OnCorruption: func(err error) { told <- err }})
+			must(t, err)
+			fill(t, s, 10)
+			must(t, s.Flush())
+			digest := s.Digest()
+			on.Store(true)
+			b := s.NewBatch()
+			must(t, b.Commit(ident.Position{Term: 4, Index: 11}), b.Close())
+			if err := s.Flush(); !fault.Is(err, fault.NoSpace) || err.Error() != (<-told).Error() {
+				t.Errorf("flush: %v", err)
+			}
+			must(t, s.Close())
+			s, err = Open("state-1", Options{FS: mem})
+			must(t, err)
+			if p, err := s.DurablePosition(); err != nil || p.Index < 10 || s.Digest() != digest {
+				t.Errorf("after the failure: durable %v, digest %x, was %x; %v", p, s.Digest(), digest, err)
+			}
+			must(t, s.Close())
+		})
+	}
+}
+
 func flipBit(t tb, fs vfs.FS, path string, rng *rand.Rand) {
 	t.Helper()
 	f, err := fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)

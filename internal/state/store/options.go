@@ -59,7 +59,7 @@ func (o Options) withDefaults() Options {
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := s.opts
 	p := &pebble.Options{
-		FS:                          logFS{o.FS, s},
+		FS:                          guardFS{o.FS, s},
 		Cache:                       o.Cache,
 		CacheSize:                   DefaultCacheBytes,
 		Comparer:                    Comparer(),
@@ -98,8 +98,8 @@ func (s *Store) pebbleOptions() *pebble.Options {
 	return p
 }
 
-// backgroundError hears of failed flushes and compactions. Pebble repeats
-// them, so only damage is final.
+// backgroundError hears of flushes and compactions that failed for another
+// reason than a write. Pebble repeats them, so only damage is final.
 func (s *Store) backgroundError(err error) {
 	if pebble.IsCorruptionError(err) {
 		s.fail(err)
