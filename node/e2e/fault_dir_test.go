@@ -10,10 +10,10 @@ import (
 	"time"
 )
 
-// TestPullIntoDirectoryInUse pulls into directories that hold something else:
+// TestPullIntoDirectoryOfMember pulls into directories that hold something else:
 // a member that runs, one that is stopped, a foreign file. All are refused and
 // not a byte in them changes.
-func TestPullIntoDirectoryInUse(t *testing.T) {
+func TestPullIntoDirectoryOfMember(t *testing.T) {
 	t.Parallel()
 	c := NewCluster(t)
 	source := c.Start("n1")
