@@ -239,6 +239,12 @@ func (s *Service) JoinStatus(ctx context.Context, req *chainfirev1.JoinStatusReq
 
 func (s *Service) joinStatus(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
 	rec := s.b.State().Member(id)
+	if rec == nil { // a new leader may not have applied the reservation yet
+		if err := s.b.Barrier(ctx); err != nil {
+			return nil, err
+		}
+		rec = s.b.State().Member(id)
+	}
 	if rec == nil {
 		return nil, fault.Newf(fault.Usage, "join status", "member %s is not known", ident.FormatID(id))
 	}
