@@ -116,7 +116,7 @@ func (a *Await) Join(req *chainfirev1.JoinRequest, out grpc.ServerStreamingServe
 		return err
 	}
 	for sent := 0; ; {
-		events, done, err, changed := a.since(j, sent)
+		events, done, changed, err := a.since(j, sent)
 		for _, ev := range events {
 			if err := out.Send(ev.msg); err != nil {
 				return err
@@ -161,10 +161,10 @@ func (a *Await) invite(req *chainfirev1.JoinRequest) (*joinIn, error) {
 	return a.join, nil
 }
 
-func (a *Await) since(j *joinIn, number int) ([]event, bool, error, <-chan struct{}) {
+func (a *Await) since(j *joinIn, number int) ([]event, bool, <-chan struct{}, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return j.after(number), j.done, j.err, a.changed
+	return j.after(number), j.done, a.changed, j.err
 }
 
 // Invitation waits for somebody to call Join.
