@@ -98,9 +98,6 @@ func (d *door) take() *room {
 	return r
 }
 
-// serve runs srv for new connections until ctx ends.
-func (d *door) serve(ctx context.Context, srv *grpc.Server) error { return d.take().serve(ctx, srv) }
-
 // room is the listener that a gRPC server sees.
 type room struct {
 	conns chan net.Conn

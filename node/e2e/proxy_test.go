@@ -59,13 +59,6 @@ func newProxy(t *testing.T, target string) *proxy {
 func (p *proxy) addr() string { return p.ln.Addr().String() }
 func (p *proxy) url() string  { return "http://" + p.addr() }
 
-// setTarget says where connections to come lead.
-func (p *proxy) setTarget(addr string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.target = addr
-}
-
 // limit slows what goes down, in bytes per second; 0 ends that.
 func (p *proxy) limit(rateDown int) {
 	if rateDown == 0 {
