@@ -382,7 +382,7 @@ func TestLibraryCapturesOnce(t *testing.T) {
 
 func TestLibraryClearsLeftoversAndNothingElse(t *testing.T) {
 	fs := vfs.NewMem()
-	for _, dir := range []string{"n/seeds/seed-000001", "n/seeds/other", "n/state-1"} {
+	for _, dir := range []string{"n/seeds/seed-000001", "n/seeds/seed-old", "n/seeds/other", "n/state-1"} {
 		if err := fs.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -390,6 +390,9 @@ func TestLibraryClearsLeftoversAndNothingElse(t *testing.T) {
 	}
 	lib, err := OpenLibrary(fs, "n/seeds")
 	if err != nil {
+		t.Fatal(err)
+	}
+	if err := lib.DropLeft(); err != nil {
 		t.Fatal(err)
 	}
 	names, _ := list(fs, "n/seeds")

@@ -26,10 +26,11 @@ type Library struct {
 	dir     string
 	capture capturer
 	turn    chan struct{} // held by the one capture under way
+	left    []leftover    // guarded by turn
 
 	mu     sync.Mutex
 	closed bool
-	next   uint64
+	next   uint64 // number of the last capture
 	held   []*holding
 }
 
@@ -54,8 +55,8 @@ type Holding struct {
 	Users    int
 }
 
-// OpenLibrary opens the library in dir, creating it when absent and deleting
-// checkpoints that a process left behind.
+// OpenLibrary opens the library in dir, creating it when absent. The newest
+// checkpoints that a process left behind stay for Recall, until DropLeft.
 func OpenLibrary(fs vfs.FS, dir string) (*Library, error) {
 	l := &Library{
 		fs: fs, dir: dir, turn: make(chan struct{}, 1),
@@ -64,17 +65,8 @@ func OpenLibrary(fs vfs.FS, dir string) (*Library, error) {
 	if err := datadir.MkdirAllSynced(fs, dir); err != nil {
 		return nil, err
 	}
-	names, err := list(fs, dir)
-	if err != nil {
+	if err := l.findLeft(); err != nil {
 		return nil, err
-	}
-	for _, name := range names {
-		if !strings.HasPrefix(name, seedPrefix) {
-			continue
-		}
-		if err := l.remove(fs.PathJoin(dir, name)); err != nil {
-			return nil, err
-		}
 	}
 	return l, nil
 }
@@ -130,7 +122,12 @@ func (l *Library) name() (string, error) {
 		return "", fault.Newf(fault.Interrupted, "acquire seed", "the member is stopping")
 	}
 	l.next++
-	return l.fs.PathJoin(l.dir, fmt.Sprintf("%s%06d", seedPrefix, l.next)), nil
+	return l.path(l.next), nil
+}
+
+// path is the directory of a capture.
+func (l *Library) path(number uint64) string {
+	return l.fs.PathJoin(l.dir, fmt.Sprintf("%s%06d", seedPrefix, number))
 }
 
 // share takes a reference to the newest held seed that want accepts, nil when
@@ -229,5 +226,9 @@ func (l *Library) Close() error {
 	for _, h := range held {
 		errs = append(errs, h.seed.Remove())
 	}
+	for _, left := range l.left {
+		errs = append(errs, l.remove(left.dir))
+	}
+	l.left = nil
 	return errors.Join(errs...)
 }
