@@ -79,11 +79,15 @@ func (r *raftSnapshots) usable(cur *raftSnapshot) bool {
 func (r *raftSnapshots) run(ctx context.Context) error {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
+	left := r.seeds.leftovers(time.Now().Add(leftGrace))
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-ticker.C:
+		case now := <-ticker.C:
+			if err := left(now); err != nil {
+				r.logger.WarnContext(ctx, "checkpoints of an earlier run are not deleted", "err", err)
+			}
 			r.mu.Lock()
 			cur := r.current
 			r.mu.Unlock()

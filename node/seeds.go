@@ -194,6 +194,9 @@ func (c checkpointer) Checkpoint(dir string) error {
 func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []byte, min ident.Position) (transfer.Seed, func(), error) {
 	want := snapshot.Want{Min: ident.Position{Index: max(lease.Hold, min.Index)}}
 	if len(wantRoot) == len(want.Root) {
+		if err := s.library.Recall(ctx, [32]byte(wantRoot)); err != nil {
+			return nil, nil, err
+		}
 		for _, h := range s.library.Holdings() {
 			if string(h.Root[:]) == string(wantRoot) && h.Position.Index >= want.Min.Index {
 				want.Root = h.Root
