@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -69,6 +70,9 @@ func TestSourceKilledMidPull(t *testing.T) {
 	source.startBehind(line)
 	r := pull.ok(60 * time.Second)
 	resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+	if strings.Contains(r.Stderr, "event=restaged") {
+		t.Errorf("the source serves another seed than before it was killed: %s", r.Stderr)
+	}
 	t.Logf("source killed after %d bytes; %.2f %% of %.0f bytes came twice", at, resent, r.Num("bytes_total"))
 	if resent > interrupted {
 		t.Errorf("%.2f %% of the bytes came twice: %s", resent, r.Stderr)
