@@ -1,0 +1,80 @@
+package envelope
+
+import (
+	"bytes"
+	"encoding/hex"
+	"testing"
+)
+
+// golden is part of the format: a change of these bytes is a new version.
+const golden = "01" + "0100" + "8877665544332211" + "626f6479"
+
+func TestGolden(t *testing.T) {
+	e := Envelope{Kind: Put, RequestID: 0x1122334455667788, Body: []byte("body")}
+	if got := hex.EncodeToString(e.Append(nil)); got != golden {
+		t.Errorf("encoded %s, want %s", got, golden)
+	}
+	raw, err := hex.DecodeString(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Decode(raw)
+	if err != nil || back.Kind != e.Kind || back.RequestID != e.RequestID || !bytes.Equal(back.Body, e.Body) {
+		t.Errorf("decoded %+v, %v", back, err)
+	}
+}
+
+func TestDecodeRefuses(t *testing.T) {
+	good := Envelope{Kind: Txn, RequestID: 7}.Append(nil)
+	for name, b := range map[string][]byte{
+		"nothing":         nil,
+		"a short header":  good[:HeaderSize-1],
+		"a later version": append([]byte{Version + 1}, good[1:]...),
+		"no version":      append([]byte{0}, good[1:]...),
+		"kind 0":          append([]byte{Version, 0, 0}, good[3:]...),
+		"an unknown kind": append([]byte{Version, 0xff, 0xff}, good[3:]...),
+	} {
+		if e, err := Decode(b); err == nil {
+			t.Errorf("%s was decoded as %+v", name, e)
+		}
+	}
+	if _, err := Decode(good); err != nil {
+		t.Errorf("the original: %v", err)
+	}
+}
+
+// TestKinds holds the numbers: they are in every log.
+func TestKinds(t *testing.T) {
+	for kind, want := range map[Kind]struct {
+		name string
+		conf bool
+	}{
+		1: {"put", false}, 2: {"delete_range", false}, 3: {"txn", false}, 4: {"compact", false},
+		64: {"cluster_init", false}, 65: {"set_cluster_version", false}, 66: {"reserve_member", false},
+		67: {"touch_reservation", false}, 68: {"cancel_reservation", false}, 69: {"bind_member", false},
+		70: {"publish_member", false}, 71: {"update_member", false}, 80: {"open_seed_lease", false},
+		81: {"renew_seed_lease", false}, 82: {"expire_seed_lease", false}, 83: {"close_seed_lease", false},
+		128: {"add_learner", true}, 129: {"promote_member", true}, 130: {"remove_member", true}, 131: {"bootstrap_voter", true},
+	} {
+		if !kind.Known() || kind.String() != want.name || kind.IsConfChange() != want.conf {
+			t.Errorf("kind %d: %s, known %v, configuration change %v", uint16(kind), kind, kind.Known(), kind.IsConfChange())
+		}
+	}
+	if Kind(16).Known() || Kind(16).String() != "kind(16)" {
+		t.Errorf("kind 16 is kept for leases, not known: %s", Kind(16))
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(Envelope{Kind: Put, RequestID: 1, Body: []byte("x")}.Append(nil))
+	f.Add([]byte{Version, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := Decode(b)
+		if err != nil {
+			return
+		}
+		if again := e.Append(nil); !bytes.Equal(again, b) {
+			t.Errorf("%x decodes and encodes to %x", b, again)
+		}
+	})
+}
