@@ -116,10 +116,10 @@ func TestValues(t *testing.T) {
 			}
 		}
 	}
-	if a, b := batch(7, 3, 1, 256)[0], batch(8, 3, 1, 256)[0]; a.key == b.key {
+	if a, b := batch(7, 3, 1, 256)[0], batch(8, 3, 1, 256)[0]; bytes.Equal(a.value, b.value) {
 		t.Error("the seed makes no difference")
 	}
-	if a := batch(7, 3, 5, 256); a[4].key != batch(7, 3, 9, 256)[4].key {
+	if a, b := batch(7, 3, 5, 256)[4], batch(7, 3, 9, 256)[4]; a.key != b.key || !bytes.Equal(a.value, b.value) {
 		t.Error("a shorter batch is another batch")
 	}
 }
@@ -162,6 +162,12 @@ func TestReadProc(t *testing.T) {
 		if _, err := parsePeak(bad); err == nil {
 			t.Errorf("%q is read", bad)
 		}
+	}
+	if got, err := parseBusy("cpu  100 20 3 4000 500 60 7 10 0 0\ncpu0 1 2 3\n"); err != nil || got != 2 {
+		t.Errorf("%v, %v", got, err)
+	}
+	if _, err := parseBusy("cpu0 1 2 3 4 5 6 7 8 9"); err == nil {
+		t.Error("the line of one processor is taken for that of all")
 	}
 	mounts := "/dev/a / ext4 rw 0 0\n/dev/b /data xfs rw 0 0\n/dev/c /data/deep btrfs rw 0 0\ntmpfs /da tmpfs rw 0 0\n"
 	for dir, want := range map[string]string{"/data/x": "xfs on /dev/b", "/data/deep": "btrfs on /dev/c", "/database": "ext4 on /dev/a"} {

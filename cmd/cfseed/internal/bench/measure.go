@@ -133,10 +133,36 @@ func (c *cell) underLoad(ctx context.Context, fn func() error) (err error) {
 // during gives the latency of the puts that were due while fn ran.
 func (c *cell) during(ctx context.Context, fn func() error) (Latency, error) {
 	began := time.Now()
+	before, err := c.others()
+	if err != nil {
+		return Latency{}, err
+	}
 	if err := fn(); err != nil {
 		return Latency{}, err
 	}
-	return c.load.window(ctx, began, time.Now())
+	ended := time.Now()
+	after, err := c.others()
+	if err != nil {
+		return Latency{}, err
+	}
+	l, err := c.load.window(ctx, began, ended)
+	l.OtherCores = max(0, after-before) / ended.Sub(began).Seconds()
+	return l, err
+}
+
+// others is the CPU time that neither the members nor this process used, since
+// some moment in the past.
+func (c *cell) others() (float64, error) {
+	all, err := busySeconds()
+	if err != nil {
+		return 0, err
+	}
+	members, err := c.cpu()
+	if err != nil {
+		return 0, err
+	}
+	own, err := cpuSeconds(os.Getpid())
+	return all - members - own, err
 }
 
 // seed adds a member at the leader, which is the source, and removes it again.

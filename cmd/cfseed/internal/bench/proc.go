@@ -17,6 +17,9 @@ type Usage struct {
 	PeakRSS    uint64  `json:"peak_rss_bytes"`
 }
 
+// ticks of CPU time are in a second; fixed in Linux's interface.
+const ticks = 100
+
 // meter measures one process from a moment on.
 type meter struct {
 	pid   int
@@ -57,7 +60,6 @@ func cpuSeconds(pid int) (float64, error) {
 // parseStat gives user and system time of /proc/PID/stat, in seconds. The
 // second field is a name in brackets that may hold anything.
 func parseStat(text string) (float64, error) {
-	const ticks = 100 // a second; fixed in Linux's interface
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	if len(fields) < 13 {
 		return 0, fault.Newf(fault.Internal, "measure process", "unexpected /proc stat %q", text)
@@ -68,6 +70,33 @@ func parseStat(text string) (float64, error) {
 		return 0, fault.Newf(fault.Internal, "measure process", "unexpected /proc stat %q", text)
 	}
 	return float64(user+system) / ticks, nil
+}
+
+// busySeconds is the time that all processors of the machine were busy.
+func busySeconds() (float64, error) {
+	text, err := os.ReadFile("/proc/stat")
+	if err != nil {
+		return 0, fault.New(fault.Internal, "measure machine", err)
+	}
+	return parseBusy(string(text))
+}
+
+// parseBusy adds up the first line of /proc/stat, without idle and iowait.
+func parseBusy(text string) (float64, error) {
+	line, _, _ := strings.Cut(text, "\n")
+	fields := strings.Fields(line)
+	if len(fields) < 9 || fields[0] != "cpu" {
+		return 0, fault.Newf(fault.Internal, "measure machine", "unexpected /proc/stat %q", line)
+	}
+	var sum uint64
+	for _, i := range []int{1, 2, 3, 6, 7, 8} { // user, nice, system, irq, softirq, steal
+		n, err := strconv.ParseUint(fields[i], 10, 64)
+		if err != nil {
+			return 0, fault.New(fault.Internal, "measure machine", err)
+		}
+		sum += n
+	}
+	return float64(sum) / ticks, nil
 }
 
 func peakRSS(pid int) (uint64, error) {

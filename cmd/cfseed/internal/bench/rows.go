@@ -92,6 +92,9 @@ func rows(c Cell) []Row {
 		row("source peak RSS above control", "MiB", func(s Sample) float64 {
 			return mib(float64(s.Source.PeakRSS) - float64(s.Control.PeakRSS))
 		}).atMost(maxPeakOver),
+		row("busy besides, before", "cores", func(s Sample) float64 { return s.PutQuiet.OtherCores }),
+		row("busy besides, during the seed", "cores", func(s Sample) float64 { return s.PutSeed.OtherCores }),
+		row("busy besides, during the copy", "cores", func(s Sample) float64 { return s.PutCopy.OtherCores }),
 		row("target peak RSS", "MiB", func(s Sample) float64 { return mib(float64(s.Target.PeakRSS)) }),
 	)
 }

@@ -51,6 +51,9 @@ type Latency struct {
 	P99    float64 `json:"p99_ms"`
 	Max    float64 `json:"max_ms"`
 	Slow   []Slow  `json:"slow,omitempty"` // the slowest, by the time at which they were due
+	// OtherCores is how many processors the rest of the machine kept busy
+	// meanwhile: other programs, and the kernel on its own account.
+	OtherCores float64 `json:"other_cores"`
 }
 
 // Slow is one slow put.
