@@ -27,6 +27,7 @@ type etcdBackend struct {
 }
 
 func (e etcdBackend) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
+	defer e.b.seeds.pace.Begin()()
 	res, err := e.b.core.Propose(ctx, kind, body)
 	if err != nil && res.Index != 0 { // refused when it was applied
 		res.Err, err = err, nil

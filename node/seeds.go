@@ -29,6 +29,7 @@ type seeds struct {
 	state    *stateBox
 	library  *snapshot.Library
 	server   *transfer.Server
+	pace     *transfer.Pace // seeds give way to clients' writes
 	raft     *raftSnapshots
 	shareMax uint64 // log bytes after a checkpoint beyond which a fresh one is made
 
@@ -49,11 +50,11 @@ func newSeeds(m *member) (*seeds, error) {
 		return nil, err
 	}
 	s := &seeds{self: m.identity.get().MemberID, ttl: n.cfg.LeaseTTL, cap: n.cfg.LeaseBytes, core: m.core, log: m.log,
-		state: m.state, library: library, served: map[uint64]servedSeed{}, shareMax: n.cfg.LeaseBytes / 16}
+		state: m.state, library: library, served: map[uint64]servedSeed{}, pace: transfer.NewPace(), shareMax: n.cfg.LeaseBytes / 16}
 	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
 	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
-		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter})
+		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter, Pace: s.pace})
 	if err != nil {
 		return nil, errors.Join(err, library.Close())
 	}

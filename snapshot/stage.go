@@ -286,6 +286,11 @@ func (s *Stage) Put(file, index int, data []byte) error {
 	return nil
 }
 
+// writeBackEvery is how many bytes are written to a file between two requests
+// that the disk begin with them: the sync at its end is then short, and does
+// not hold up whoever else syncs to the same disk.
+const writeBackEvery = 4 << 20
+
 // write writes at an offset and, with the last chunk of a file, syncs it, so
 // that most of the syncing is done while other files are still on their way. A
 // file whose sync failed is removed: the kernel may have dropped its bytes and
@@ -299,8 +304,15 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 	if err == nil && n != len(data) {
 		err = fmt.Errorf("wrote %d of %d bytes", n, len(data))
 	}
-	if err == nil && whole {
-		if err = f.Sync(); err != nil {
+	if err == nil {
+		end := offset + int64(n)
+		switch {
+		case whole:
+			err = f.Sync()
+		case offset/writeBackEvery != end/writeBackEvery:
+			_, err = f.SyncTo(end)
+		}
+		if err != nil {
 			return errors.Join(err, f.Close(), s.fs.Remove(s.path(file)))
 		}
 	}

@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"log/slog"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -32,7 +33,7 @@ type PullConfig struct {
 	TTL         time.Duration
 	CapBytes    uint64
 
-	Parallel    int    // streams; default 4
+	Parallel    int    // streams; default half the processors, 2 to 4
 	RateLimit   int64  // bytes per second; 0 = none
 	Compression string // auto | zstd | s2 | none; "" = auto
 
@@ -48,7 +49,7 @@ type PullConfig struct {
 }
 
 func (c *PullConfig) setDefaults() {
-	setDefault(&c.Parallel, 4)
+	setDefault(&c.Parallel, min(max(2, runtime.GOMAXPROCS(0)/2), 4))
 	setDefault(&c.IdleTimeout, time.Minute)
 	setDefault(&c.OpenTimeout, 10*time.Minute)
 	setDefault(&c.ContactWithin, 10*time.Second)

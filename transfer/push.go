@@ -37,6 +37,7 @@ type PushConfig struct {
 	Progress    func(Progress)
 
 	limiters []*rate.Limiter
+	pace     *Pace
 	codec    *chunk.Codec
 	pool     *bufferPool
 }
@@ -184,7 +185,7 @@ func (p *pusher) readAnswers(ctx context.Context, stream chainfirev1.Await_Recei
 // converse offers the seed and sends what the target wants until it is done.
 func (p *pusher) converse(ctx context.Context, stream chainfirev1.Await_ReceiveClient, answers <-chan *chainfirev1.ReceiveResponse) error {
 	snd := &sender{ctx: ctx, alive: p.cfg.Alive, seed: p.cfg.Seed, layout: p.layout, codec: p.cfg.codec,
-		pool: p.cfg.pool, limiters: p.cfg.limiters, choice: p.choice}
+		pool: p.cfg.pool, limiters: p.cfg.limiters, pace: p.cfg.pace, choice: p.choice}
 	snd.send = func(m *chainfirev1.GetSnapshotResponse, payload mem.Buffer) error {
 		req := &chainfirev1.ReceiveRequest{Msg: &chainfirev1.ReceiveRequest_Frame{Frame: m}}
 		err := stream.SendMsg(&outPush{ReceiveRequest: req, payload: payload})

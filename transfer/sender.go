@@ -49,6 +49,7 @@ type sender struct {
 	codec    *chunk.Codec
 	pool     *bufferPool
 	limiters []*rate.Limiter
+	pace     *Pace // may be nil
 	choice   *chooser
 	sent     func(raw, wire int) // after each chunk
 
@@ -116,6 +117,9 @@ func (s *sender) fileChunk(file, index int) error {
 		return err
 	}
 	size := s.layout.rawSize(file, index)
+	if err := s.pace.Wait(s.ctx, size); err != nil {
+		return err
+	}
 	buf := s.pool.Get(size)
 	data, err := s.seed.ReadChunk(s.ctx, file, index, *buf)
 	if err != nil {
@@ -189,6 +193,7 @@ type chooser struct {
 	fixed   chunk.Compression
 	count   int
 	blocked time.Duration // spent in sending since the last sample
+	bytes   int           // raw, since the last sample
 	started time.Time
 }
 
@@ -209,12 +214,17 @@ func newChooser(name string) (*chooser, error) {
 
 func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 	if c.auto && (c.count%sampleEvery == 0 || c.count == sampleEvery/8) {
-		// Sending blocks when most of the time since the last look went there.
-		blocks := c.count > 0 && c.blocked > time.Since(c.started)/2
-		c.fixed = codec.Auto(raw, blocks)
-		c.blocked, c.started = 0, time.Now()
+		// Sending waits for the line when most of the time since the last look
+		// went there.
+		line := 0.0
+		if c.count > 0 && c.blocked > time.Since(c.started)/2 {
+			line = float64(c.bytes) / c.blocked.Seconds()
+		}
+		c.fixed = codec.Auto(raw, line)
+		c.blocked, c.bytes, c.started = 0, 0, time.Now()
 	}
 	c.count++
+	c.bytes += len(raw)
 	return c.fixed
 }
 

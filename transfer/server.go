@@ -38,6 +38,7 @@ type Config struct {
 	SweepInterval time.Duration // between looks for leases that ended; default 5 s
 	RateLimit     int64         // bytes per second of all seeds together; 0 = none
 	Parallel      int           // compressions at a time; default 4
+	Pace          *Pace         // slows seeds down for foreground work; may be nil
 }
 
 func (c *Config) setDefaults() {

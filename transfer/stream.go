@@ -72,7 +72,7 @@ func (s *Server) newSender(ctx context.Context, sess *session, choice *chooser) 
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &sender{ctx: ctx, alive: func() error { return s.alive(sess) }, seed: sess.seed, layout: sess.layout,
-		codec: s.codec, pool: s.pool, limiters: []*rate.Limiter{s.limiter, sess.limiter}, choice: choice,
+		codec: s.codec, pool: s.pool, limiters: []*rate.Limiter{s.limiter, sess.limiter}, pace: s.cfg.Pace, choice: choice,
 		sent: func(raw, _ int) { sess.sent.Add(uint64(raw)) }}
 }
 

@@ -63,7 +63,7 @@ func (s *Server) push(ctx context.Context, req *chainfirev1.TransferSnapshotRequ
 			sess.sent.Store(p.BytesDone)
 			sendProgress(stream, p)
 		},
-		limiters: limiters, codec: s.codec, pool: s.pool})
+		limiters: limiters, pace: s.cfg.Pace, codec: s.codec, pool: s.pool})
 	s.unuse(sess)
 	log.Info("seed push ended", "seconds", time.Since(start).Seconds(), "bytes_wire", pushed.BytesWire, "result", result(err))
 	if err != nil {

@@ -31,7 +31,7 @@ func memberAddCommand(env *command.Env) *cli.Command {
 			peerURLsFlag(),
 			&cli.BoolFlag{Name: "learner", Usage: "leave it a learner"},
 			&cli.BoolFlag{Name: "no-seed", Usage: "only reserve its ID; the node seeds itself when it starts"},
-			&cli.UintFlag{Name: "parallel", Usage: "move over `N` streams"},
+			&cli.UintFlag{Name: "parallel", Usage: "move over `N` streams; default what the newcomer was started with"},
 		}, command.SeedingFlags(), command.LongClientFlags(), command.OutputFlags()),
 		Action: env.Action(memberAdd),
 	}

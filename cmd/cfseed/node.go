@@ -78,7 +78,7 @@ func nodeJoinFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "learner", Category: categoryJoin, Usage: "stay a learner"},
 		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`"},
 		&cli.StringFlag{Name: "cluster-id", Category: categoryJoin, Usage: "accept a seed of the cluster `ID` only"},
-		&cli.IntFlag{Name: "parallel", Value: 4, Category: categoryJoin, Usage: "`N` streams while seeding"},
+		&cli.IntFlag{Name: "parallel", Category: categoryJoin, Usage: "`N` streams while seeding; default half the processors, 2 to 4"},
 		&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Category: categoryJoin, Usage: "a seed lease that is not renewed ends after `DURATION`"},
 		&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Category: categoryJoin, Usage: "... and when the log behind its hold has `BYTES`"},
 	}, command.SeedingFlags()...)

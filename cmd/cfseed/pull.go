@@ -32,7 +32,7 @@ func pullCommand(env *command.Env) *cli.Command {
 			&cli.StringFlag{Name: "from", Usage: "`SOURCE`: client addresses of members, separated by commas, or the data directory of a stopped member"},
 			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
 			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
-			&cli.IntFlag{Name: "parallel", Value: 4, Usage: "`N` streams"},
+			&cli.IntFlag{Name: "parallel", Usage: "`N` streams; default half the processors, 2 to 4"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Usage: "the cluster keeps the log after the seed for `DURATION`"},
 			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},
 			&cli.BoolFlag{Name: "learner", Usage: "reserve as a member that stays a learner"},

@@ -202,16 +202,20 @@ func TestAuto(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		sample []byte
-		blocks bool
+		line   float64
 		want   Compression
 	}{
-		{"text on a slow line", text(1 << 16), true, Zstd},
-		{"text on a fast line", text(1 << 16), false, S2},
-		{"noise on a slow line", noise(1 << 16), true, None},
-		{"noise on a fast line", noise(1 << 16), false, None},
-		{"nothing", nil, true, None},
+		{"text on a slow line", text(1 << 16), 1 << 20, Zstd},
+		{"text on a line that takes 200 MiB/s", text(1 << 16), 200 << 20, Zstd},
+		{"text on a line as fast as zstd", text(1 << 16), 250 << 20, None},
+		{"text on a line that does not block", text(1 << 16), 0, S2},
+		{"noise on a slow line", noise(1 << 16), 1 << 20, None},
+		{"noise on a line that does not block", noise(1 << 16), 0, None},
+		{"a quarter saved, a line of 60 MiB/s", append(noise(3<<15), text(1<<15)...), 60 << 20, Zstd},
+		{"a quarter saved, a line of 65 MiB/s", append(noise(3<<15), text(1<<15)...), 65 << 20, None},
+		{"nothing", nil, 1 << 20, None},
 	} {
-		if got := c.Auto(tc.sample, tc.blocks); got != tc.want {
+		if got := c.Auto(tc.sample, tc.line); got != tc.want {
 			t.Errorf("%s: %s, want %s", tc.name, got, tc.want)
 		}
 	}

@@ -1,0 +1,145 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// machine is one where writes take longer the more a seed takes of it: up to
+// capacity bytes per second they take 2 ms, above that 20 ms.
+type machine struct {
+	pace     *Pace
+	capacity float64
+	mu       sync.Mutex
+	recent   []time.Time // when each of the last MiB went
+}
+
+const oneMiB = 1 << 20
+
+func (m *machine) rate() float64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	const window = 50 * time.Millisecond
+	n := 0
+	for _, at := range m.recent {
+		if time.Since(at) < window {
+			n++
+		}
+	}
+	return float64(n) * oneMiB / window.Seconds()
+}
+
+// write is one foreground write every 5 ms, until ctx ends.
+func (m *machine) write(ctx context.Context) (slow, all int) {
+	for sleep(ctx, 5*time.Millisecond) == nil {
+		took := 2 * time.Millisecond
+		if m.rate() > m.capacity {
+			took = 20 * time.Millisecond
+			slow++
+		}
+		all++
+		end := m.pace.Begin()
+		_ = sleep(context.Background(), took)
+		end()
+	}
+	return slow, all
+}
+
+// seed sends MiB by MiB for d, each of which takes at least atLeast, and gives
+// the bytes per second.
+func (m *machine) seed(ctx context.Context, d, atLeast time.Duration) float64 {
+	start, n := time.Now(), 0
+	for time.Since(start) < d {
+		if m.pace.Wait(ctx, oneMiB) != nil {
+			break
+		}
+		_ = sleep(ctx, atLeast)
+		n++
+		m.mu.Lock()
+		m.recent = append(m.recent, time.Now())
+		m.recent = m.recent[max(0, len(m.recent)-1000):]
+		m.mu.Unlock()
+	}
+	return float64(n) * oneMiB / time.Since(start).Seconds()
+}
+
+// run seeds for 10 s beside writes that began a second before.
+func (m *machine) run(t *testing.T) (rate float64, slow, all int) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { slow, all = m.write(ctx) })
+		_ = sleep(ctx, time.Second)
+		rate = m.seed(ctx, 10*time.Second, time.Millisecond)
+		cancel()
+		wg.Wait()
+	})
+	return rate, slow, all
+}
+
+// Seeds take what writes leave, and little more.
+func TestPaceLeavesRoomForWrites(t *testing.T) {
+	for _, capacity := range []float64{100 << 20, 300 << 20} {
+		rate, slow, all := (&machine{pace: NewPace(), capacity: capacity}).run(t)
+		t.Logf("capacity %.0f MiB/s: seeds %.0f MiB/s, %d of %d writes slow", capacity/oneMiB, rate/oneMiB, slow, all)
+		if rate < capacity/3 || rate > capacity*1.1 || slow*4 > all {
+			t.Errorf("capacity %.0f MiB/s: seeds %.0f MiB/s, %d of %d writes slow", capacity/oneMiB, rate/oneMiB, slow, all)
+		}
+	}
+	// Without a pace the same writes suffer: the machine can tell.
+	rate, slow, all := (&machine{capacity: 100 << 20}).run(t)
+	if rate < 500<<20 || slow*2 < all {
+		t.Errorf("no pace: seeds %.0f MiB/s, %d of %d writes slow", rate/oneMiB, slow, all)
+	}
+}
+
+// However slow writes are, a seed gets on.
+func TestPaceHasAFloor(t *testing.T) {
+	rate, slow, all := (&machine{pace: NewPace(), capacity: 0}).run(t)
+	if rate < 0.9*paceFloor || rate > 1.5*paceFloor || slow*2 < all {
+		t.Errorf("%.0f MiB/s, %d of %d writes slow", rate/oneMiB, slow, all)
+	}
+}
+
+// Without writes nothing is held back for long.
+func TestPaceOfAnIdleMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{pace: NewPace()}
+		if rate := m.seed(t.Context(), 5*time.Second, time.Millisecond); rate < 900*oneMiB {
+			t.Errorf("%.0f MiB/s, the line takes 1000", rate/oneMiB)
+		}
+	})
+}
+
+// One write that does not end counts as slow while it waits.
+func TestPaceSeesAStall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := &machine{pace: NewPace()}
+		end := m.pace.Begin()
+		if rate := m.seed(t.Context(), 5*time.Second, time.Millisecond); rate > 1.5*paceFloor {
+			t.Errorf("%.0f MiB/s", rate/oneMiB)
+		}
+		end()
+		if rate := m.seed(t.Context(), 5*time.Second, time.Millisecond); rate < 800*oneMiB {
+			t.Errorf("after it ended: %.0f MiB/s", rate/oneMiB)
+		}
+	})
+}
+
+func TestPaceEnds(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	reason := errors.New("stopped")
+	cancel(reason)
+	p := NewPace()
+	for range 100 {
+		if err := p.Wait(ctx, 64*oneMiB); errors.Is(err, reason) {
+			return
+		}
+	}
+	t.Error("a wait does not end with its context")
+}
