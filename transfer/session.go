@@ -26,6 +26,7 @@ type session struct {
 	ttl      atomic.Int64  // of the lease, in nanoseconds, as last renewed
 
 	opened time.Time
+	choice choice        // of the compression, for all streams
 	sent   atomic.Uint64 // raw bytes of chunks sent, repetitions included
 
 	// Guarded by Server.mu.

@@ -39,6 +39,7 @@ func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest,
 	if err != nil {
 		return err
 	}
+	choice.share(&sess.choice)
 	ranges, err := sess.layout.rangesFrom(req.GetRanges())
 	if err == nil {
 		err = s.alive(sess)

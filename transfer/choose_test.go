@@ -1,0 +1,69 @@
+package transfer
+
+import (
+	"bytes"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/chainfire/cfseed/snapshot/chunk"
+)
+
+// TestChoiceIsShared: however short streams are, the data is looked at a few
+// times only, and what was chosen is kept.
+func TestChoiceIsShared(t *testing.T) {
+	text := bytes.Repeat([]byte("all work and no play "), 1000)
+	// Sending a chunk takes a second, of which the line takes blocked.
+	run := func(t *testing.T, streams, chunks int, blocked time.Duration) (s *choice, used map[chunk.Compression]int) {
+		synctest.Test(t, func(*testing.T) {
+			s, used = new(choice), map[chunk.Compression]int{}
+			codec, err := chunk.NewCodec(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer codec.Close()
+			for range streams {
+				c, err := newChooser("auto")
+				if err != nil {
+					t.Fatal(err)
+				}
+				c.share(s)
+				for range chunks {
+					used[c.next(codec, text)]++
+					<-time.After(time.Second)
+					c.sent(blocked)
+				}
+			}
+		})
+		return s, used
+	}
+	for name, tc := range map[string]struct {
+		streams, chunks int
+		blocked         time.Duration
+		want            chunk.Compression // after the second look
+		due             int               // the next look
+	}{
+		"one stream that waits for the line":    {1, 60, time.Second, chunk.Zstd, 4 + lookEvery},
+		"one stream that does not":              {1, 60, 0, chunk.S2, 4 + lookEvery},
+		"streams too short to know of the line": {20, 3, time.Second, chunk.S2, 4},
+		"short streams that wait":               {10, 6, time.Second, chunk.Zstd, 4 + lookEvery + 6},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, used := run(t, tc.streams, tc.chunks, tc.blocked)
+			if s.with != tc.want || s.due < 4 || s.due > tc.due {
+				t.Errorf("chose %s, next look at %d of %d chunks; want %s, %d", s.with, s.due, s.chunks, tc.want, tc.due)
+			}
+			if n := tc.streams * tc.chunks; used[tc.want] < n-12 {
+				t.Errorf("%s for %d of %d chunks: %v", tc.want, used[tc.want], n, used)
+			}
+		})
+	}
+	fixed, err := newChooser("none")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fixed.share(&choice{with: chunk.Zstd, chunks: 1, due: 100})
+	if got := fixed.next(nil, text); got != chunk.None {
+		t.Errorf("a stream that asked for none has %s", got)
+	}
+}
