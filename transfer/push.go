@@ -194,38 +194,59 @@ func (p *pusher) converse(ctx context.Context, stream chainfirev1.Await_ReceiveC
 	}
 	snd.sent = func(_, wire int) { p.report.wire(wire) }
 	if err := p.offer(stream, snd); err != nil {
-		return p.streamError(ctx, err)
+		return p.broken(ctx, err, answers)
 	}
 	for {
 		select {
 		case m := <-answers:
+			p.moved = true
 			if d := m.GetDone(); d != nil {
-				p.moved = true
-				p.result.BytesReused, p.result.AlreadyComplete = d.GetBytesReused(), d.GetAlreadyComplete()
+				p.finished(d)
+				p.partWith(ctx, stream)
 				return nil
 			}
-			p.moved = true
 			ranges, err := p.layout.rangesFrom(m.GetWant().GetRanges())
 			if err != nil {
 				return fault.New(fault.Corrupt, "push", err)
 			}
 			if err := snd.run(func() error { return snd.ranges(ranges) }); err != nil {
 				if snd.broken || ctx.Err() != nil {
-					return p.streamError(ctx, err)
+					return p.broken(ctx, err, answers)
 				}
 				p.partWith(ctx, stream)
 				return err
 			}
 		case <-ctx.Done():
-			return p.streamError(ctx, context.Cause(ctx))
+			return p.broken(ctx, context.Cause(ctx), answers)
 		}
 	}
 }
 
-// farewell is how long the target may take to hear why the push ends.
+func (p *pusher) finished(d *chainfirev1.TransferResult) {
+	p.moved = true
+	p.result.BytesReused, p.result.AlreadyComplete = d.GetBytesReused(), d.GetAlreadyComplete()
+}
+
+// broken tells why the stream ended, unless the target said before that that it
+// is done: it ends the stream right after, and either may be noticed first.
+func (p *pusher) broken(ctx context.Context, err error, answers <-chan *chainfirev1.ReceiveResponse) error {
+	err = p.streamError(ctx, err)
+	select {
+	case m := <-answers:
+		if d := m.GetDone(); d != nil {
+			p.finished(d)
+			return nil
+		}
+	default:
+	}
+	return err
+}
+
+// farewell is how long the target may take to end its side of the stream.
 const farewell = time.Second
 
-// partWith lets the error frame arrive before the stream is torn down.
+// partWith waits for the target to end the stream: it has then heard why the push
+// ends, and is free for another.
 func (p *pusher) partWith(ctx context.Context, stream chainfirev1.Await_ReceiveClient) {
 	if stream.CloseSend() == nil {
 		_ = sleep(ctx, farewell) // readAnswers ends ctx with the stream
