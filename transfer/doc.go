@@ -18,6 +18,8 @@
 //     a slow line is not taken for a dead one.
 //  5. While a seed moves its lease is renewed by both sides at a third of its
 //     TTL; when the lease ends, the transfer ends with fault.LeaseLost.
+//  6. Seeds give way to what the source is there for: all of them together keep
+//     to a Pace that follows how long its writes take, above a floor.
 //
 // # Frames (format version 1)
 //

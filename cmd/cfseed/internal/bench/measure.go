@@ -247,10 +247,11 @@ func (c *cell) control(ctx context.Context, s *Sample) error {
 // busy then is part of what is measured.
 func (c *cell) settle(ctx context.Context) error {
 	const (
-		look  = 500 * time.Millisecond
-		most  = 2 * time.Minute
-		quiet = 0.12 // CPU seconds of all members in a look: the load costs some
+		look = 500 * time.Millisecond
+		most = 2 * time.Minute
+		each = 0.12 // CPU seconds of a member in a look: the load costs some
 	)
+	quiet := each * float64(len(c.cluster.Nodes()))
 	for began, calm := time.Now(), 0; calm < 3 && time.Since(began) < most; {
 		before, err := c.cpu()
 		if err != nil {
