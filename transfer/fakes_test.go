@@ -18,7 +18,6 @@ type fakeLeases struct {
 	live   map[uint64]bool
 	opens  int
 	renews int
-	closes int
 }
 
 func newFakeLeases() *fakeLeases {
@@ -53,7 +52,6 @@ func (f *fakeLeases) Renew(_ context.Context, id uint64, _ time.Duration, _ uint
 func (f *fakeLeases) Close(_ context.Context, id uint64) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.closes++
 	delete(f.live, id)
 	return nil
 }
@@ -76,13 +74,19 @@ func (f *fakeLeases) alive() int {
 	return len(f.live)
 }
 
+// calls returns how often a lease was opened and renewed.
+func (f *fakeLeases) calls() (opens, renews int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.opens, f.renews
+}
+
 // fakeProvider serves seeds from memory, the last one unless another is wanted.
 type fakeProvider struct {
 	mu       sync.Mutex
 	seeds    []Seed
 	acquired int
 	held     int
-	most     int
 	wait     func(ctx context.Context) error
 }
 
@@ -96,7 +100,6 @@ func (p *fakeProvider) Acquire(ctx context.Context, _ Lease, want []byte, _ iden
 	defer p.mu.Unlock()
 	p.acquired++
 	p.held++
-	p.most = max(p.most, p.held)
 	seed := p.seeds[len(p.seeds)-1]
 	for _, s := range p.seeds {
 		if root := manifest.RootOf(s.ManifestBytes()); string(root[:]) == string(want) {
@@ -104,6 +107,13 @@ func (p *fakeProvider) Acquire(ctx context.Context, _ Lease, want []byte, _ iden
 		}
 	}
 	return seed, func() { p.mu.Lock(); p.held--; p.mu.Unlock() }, nil
+}
+
+// counts returns how often a seed was acquired, and how many are held now.
+func (p *fakeProvider) counts() (acquired, held int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.acquired, p.held
 }
 
 type fakeAuth struct {

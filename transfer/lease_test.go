@@ -40,20 +40,4 @@ func TestPullLeaseLost(t *testing.T) {
 		_, err := Pull(t.Context(), pullConfig(newMemDisk(), src.addr))
 		wantCode(t, err, fault.LeaseLost)
 	})
-	t.Run("kept alive", func(t *testing.T) {
-		leases := newFakeLeases()
-		leases.ttl = 40 * time.Millisecond
-		seed := seedSpec{sizes: []int{40_000}}.build(t)
-		seed.delay = func(ctx context.Context) error { return sleep(ctx, 10*time.Millisecond) }
-		src := startSource(t, leases, []*memSeed{seed})
-		cfg := pullConfig(newMemDisk(), src.addr)
-		cfg.Parallel = 1
-		res, err := Pull(t.Context(), cfg)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if least := int(res.Seconds * 1000 / 40); leases.renews < least {
-			t.Errorf("%d renewals in %.2f s with a TTL of 40 ms", leases.renews, res.Seconds)
-		}
-	})
 }

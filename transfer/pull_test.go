@@ -281,8 +281,10 @@ func TestPullWrongCluster(t *testing.T) {
 			cfg.Cluster = cluster
 			_, err := Pull(t.Context(), cfg)
 			wantCode(t, err, fault.Refused)
-			if disk.opened != 0 || src.leases.opens != 0 || src.provider.acquired != 0 {
-				t.Errorf("%d stages, %d leases, %d seeds before the refusal", disk.opened, src.leases.opens, src.provider.acquired)
+			opens, _ := src.leases.calls()
+			acquired, _ := src.provider.counts()
+			if disk.opened != 0 || opens != 0 || acquired != 0 {
+				t.Errorf("%d stages, %d leases, %d seeds before the refusal", disk.opened, opens, acquired)
 			}
 		})
 	}

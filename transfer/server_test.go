@@ -65,7 +65,8 @@ func TestEveryRPCIsAuthorised(t *testing.T) {
 			t.Errorf("%s did not ask the authoriser by its name", rpc)
 		}
 	}
-	if src.leases.opens+src.provider.acquired != 0 {
+	opens, _ := src.leases.calls()
+	if acquired, _ := src.provider.counts(); opens+acquired != 0 {
 		t.Error("work was done before authorisation")
 	}
 	// Denied one by one: a pull that may open but not read ends the same way.
@@ -157,8 +158,8 @@ func TestRequestsAreChecked(t *testing.T) {
 	if err := get(ranges()); !fault.Is(err, fault.LeaseLost) {
 		t.Errorf("after the lease was closed: %v", err)
 	}
-	if src.provider.held != 0 {
-		t.Errorf("%d seeds held after the lease was closed", src.provider.held)
+	if _, held := src.provider.counts(); held != 0 {
+		t.Errorf("%d seeds held after the lease was closed", held)
 	}
 }
 
@@ -272,9 +273,8 @@ func TestServerDropsDeadClient(t *testing.T) {
 	wantCode(t, rpcfault.FromStatus("get", err), fault.Timeout)
 	src.leases.expireAll()
 	eventually(t, "the seed is given back", func() bool {
-		src.provider.mu.Lock()
-		defer src.provider.mu.Unlock()
-		return src.provider.held == 0
+		_, held := src.provider.counts()
+		return held == 0
 	})
 }
 
@@ -322,8 +322,8 @@ func TestServerCloses(t *testing.T) {
 	}
 	disk.check(t, seed)
 	<-closed
-	if a.provider.held != 0 {
-		t.Errorf("%d seeds held after Close", a.provider.held)
+	if _, held := a.provider.counts(); held != 0 {
+		t.Errorf("%d seeds held after Close", held)
 	}
 	if _, err := client(t, a.addr).OpenSeed(t.Context(), &chainfirev1.OpenSeedRequest{}); !fault.Is(rpcfault.FromStatus("", err), fault.Unreachable) {
 		t.Errorf("after Close: %v", err)
@@ -356,8 +356,9 @@ func TestOpenFails(t *testing.T) {
 			if fault.CodeOf(err) != tc.code {
 				t.Fatalf("%v (%s), want %q", err, fault.CodeOf(err), tc.code)
 			}
-			if tc.code != "" && (src.leases.alive() != 0 || src.provider.held != 0 || len(src.server.slots.free) != 1) {
-				t.Errorf("%d leases, %d seeds, %d slots free", src.leases.alive(), src.provider.held, len(src.server.slots.free))
+			_, held := src.provider.counts()
+			if tc.code != "" && (src.leases.alive() != 0 || held != 0 || len(src.server.slots.free) != 1) {
+				t.Errorf("%d leases, %d seeds, %d slots free", src.leases.alive(), held, len(src.server.slots.free))
 			}
 		})
 	}

@@ -101,8 +101,8 @@ func TestSlots(t *testing.T) {
 	if most > 2 || most == 0 {
 		t.Errorf("%d slots used at a time", most)
 	}
-	if src.provider.held != 0 || len(src.server.slots.free) != 2 {
-		t.Errorf("%d seeds held, %d slots free", src.provider.held, len(src.server.slots.free))
+	if _, held := src.provider.counts(); held != 0 || len(src.server.slots.free) != 2 {
+		t.Errorf("%d seeds held, %d slots free", held, len(src.server.slots.free))
 	}
 }
 
