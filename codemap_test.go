@@ -44,6 +44,7 @@ var codeMap = map[string]int{
 	"snapshot/chunk":          1,
 	"snapshot/manifest":       1,
 
+	"internal/failstop":        0,
 	"internal/fault":           0,
 	"internal/ident":           0,
 	"proto/chainfire/entry/v1": 0,

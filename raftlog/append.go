@@ -48,11 +48,11 @@ func (l *Log) Append(b Batch, sync bool) error {
 	}
 	p, err := l.s.plan(b)
 	if err != nil {
-		return l.g.fail(fault.New(fault.Refused, "append to raft log", err).At(l.dir))
+		return l.latch.Fail(fault.New(fault.Refused, "append to raft log", err).At(l.dir))
 	}
 	pb := l.db.NewBatch()
 	if err := p.write(pb, &l.s); err != nil {
-		return l.g.fail(err)
+		return l.latch.Fail(err)
 	}
 	start := time.Now()
 	if err := l.commit(pb, &p.shape, sync); err != nil {
@@ -90,7 +90,7 @@ func (l *Log) Truncate(index uint64) error {
 	to := ident.Position{Term: term, Index: index}
 	pb := l.db.NewBatch()
 	if err := deleteRange(pb, l.s.first(), index+1); err != nil {
-		return l.g.fail(err)
+		return l.latch.Fail(err)
 	}
 	if err := l.commit(pb, &shape{trunc: to, hard: l.s.hard, state: l.s.state}, false); err != nil {
 		return err
@@ -105,7 +105,7 @@ func (l *Log) usable() error {
 	if l.closed {
 		return ErrClosed
 	}
-	return l.g.err()
+	return l.latch.Err()
 }
 
 // commit adds the records beside the entries, as they stand in s, and commits.
@@ -114,7 +114,7 @@ func (l *Log) commit(pb *pebble.Batch, s *shape, sync bool) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			l.stuck = true
-			err = l.g.fail(fmt.Errorf("commit: panic: %v", r))
+			err = l.latch.Fail(fmt.Errorf("commit: panic: %v", r))
 		}
 	}()
 	records := []struct {
@@ -128,7 +128,7 @@ func (l *Log) commit(pb *pebble.Batch, s *shape, sync bool) (err error) {
 	}
 	for _, r := range records {
 		if err := pb.Set([]byte{r.key}, r.value, nil); err != nil {
-			return l.g.fail(err)
+			return l.latch.Fail(err)
 		}
 	}
 	mode := pebble.NoSync
@@ -137,10 +137,10 @@ func (l *Log) commit(pb *pebble.Batch, s *shape, sync bool) (err error) {
 	}
 	l.dirty = true
 	if err := pb.Commit(mode); err != nil {
-		return l.g.fail(err)
+		return l.latch.Fail(err)
 	}
-	// The guard reports failures by itself; Pebble believes all went well.
-	if err := l.g.err(); err != nil {
+	// The latch hears of failures by itself; Pebble believes all went well.
+	if err := l.latch.Err(); err != nil {
 		return err
 	}
 	return pb.Close()

@@ -38,12 +38,12 @@ func Check(dir string, o Options) ([]Finding, error) {
 // Inspect is Check with a summary, which is meaningful only when there are no
 // findings.
 func Inspect(dir string, o Options) (Info, []Finding, error) {
-	g := &guard{}
-	db, err := openStore(dir, o, g, true)
+	latch := newLatch()
+	db, err := openStore(dir, o, latch, true)
 	if err == nil {
 		var ld *loader
 		if ld, err = load(db, o); err == nil {
-			err = g.err()
+			err = latch.Err()
 		}
 		cerr := closeStore(db)
 		if err == nil {

@@ -11,7 +11,7 @@
 //
 // The log is broken for ever after the first failure (ErrBroken): an fsync
 // that failed is never retried, and from then on nothing more reaches the
-// disk (type guardFS), as if the power had gone at the failed operation.
+// disk (package failstop), as if the power had gone at the failed operation.
 //
 // An entry that is read must have the index and the term asked for, whatever
 // the store returns; anything else is fault.Corrupt.

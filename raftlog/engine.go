@@ -11,6 +11,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"github.com/chainfire/cfseed/internal/failstop"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -61,21 +62,21 @@ func (o Options) corruption(err error) {
 
 // openStore opens the Pebble store. A failure of the disk on the way is its
 // error, whatever Pebble makes of it.
-func openStore(dir string, o Options, g *guard, readOnly bool) (db *pebble.DB, err error) {
-	po := storeOptions(o, g)
+func openStore(dir string, o Options, latch *failstop.Latch, readOnly bool) (db *pebble.DB, err error) {
+	po := storeOptions(o, latch)
 	po.ReadOnly = readOnly
 	po.ErrorIfNotExists = readOnly
 	defer func() {
 		// Pebble panics on some damaged stores; bytes from the disk must not.
 		if r := recover(); r != nil {
-			db, err = nil, openError(dir, firstOf(g.err(), fmt.Errorf("%w: panic: %v", pebble.ErrCorruption, r)))
+			db, err = nil, openError(dir, firstOf(latch.Err(), fmt.Errorf("%w: panic: %v", pebble.ErrCorruption, r)))
 		}
 	}()
 	db, err = pebble.Open(dir, po)
 	if err != nil {
-		return nil, openError(dir, firstOf(g.err(), err))
+		return nil, openError(dir, firstOf(latch.Err(), err))
 	}
-	if err := g.err(); err != nil {
+	if err := latch.Err(); err != nil {
 		return nil, openError(dir, errors.Join(err, closeStore(db)))
 	}
 	return db, nil
@@ -90,13 +91,13 @@ func firstOf(a, b error) error {
 
 // storeOptions tunes Pebble for a log: written in order, read once, deleted
 // in ranges from the front before it gets deep.
-func storeOptions(o Options, g *guard) *pebble.Options {
+func storeOptions(o Options, latch *failstop.Latch) *pebble.Options {
 	mem := o.MemTableBytes
 	if mem == 0 {
 		mem = defaultMemTable
 	}
 	po := &pebble.Options{
-		FS:                          guardFS{FS: o.FS, g: g},
+		FS:                          failstop.Wrap(o.FS, latch),
 		Cache:                       o.Cache,
 		CacheSize:                   smallCache,
 		FormatMajorVersion:          FormatMajorVersion,
@@ -108,14 +109,14 @@ func storeOptions(o Options, g *guard) *pebble.Options {
 		MaxOpenFiles:                maxOpenFiles,
 		BytesPerSync:                512 << 10,
 		WALBytesPerSync:             512 << 10,
-		Logger:                      storeLogger{log: o.logger(), g: g},
+		Logger:                      storeLogger{log: o.logger(), latch: latch},
 		EventListener: &pebble.EventListener{
 			BackgroundError: func(err error) {
-				_ = g.fail(fmt.Errorf("background work: %w", err))
+				_ = latch.Fail(fmt.Errorf("background work: %w", err))
 			},
 			DataCorruption: func(info pebble.DataCorruptionInfo) {
 				err := fault.New(fault.Corrupt, "raft log", info.Details).At(info.Path)
-				_ = g.fail(err)
+				_ = latch.Fail(err)
 				o.corruption(err)
 			},
 		},
@@ -147,12 +148,27 @@ func corrupt(op string, err error) *fault.Error {
 		WithHint("remove the member and seed a new one in an empty directory")
 }
 
+// newLatch gives the latch whose failures break a log.
+func newLatch() *failstop.Latch { return failstop.NewLatch(brokenBy, nil) }
+
+func brokenBy(err error) error {
+	code := fault.CodeOf(err)
+	hint := fault.HintOf(err)
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		code, hint = fault.NoSpace, "make room on the disk of the data directory, then start the node again"
+	case hint == "":
+		hint = "the node must stop; check the disk, then start it again"
+	}
+	return fault.Newf(code, "raft log", "%w: %w", ErrBroken, err).WithHint("%s", hint)
+}
+
 // storeLogger hands Pebble's messages on. Its Fatalf returns, which Pebble
-// does not expect of a logger: by then the guard has stopped the disk, so
+// does not expect of a logger: by then the latch has stopped the disk, so
 // whatever Pebble goes on to do has no effect.
 type storeLogger struct {
-	log *slog.Logger
-	g   *guard
+	log   *slog.Logger
+	latch *failstop.Latch
 }
 
 func (l storeLogger) Infof(format string, args ...any) {
@@ -164,5 +180,5 @@ func (l storeLogger) Errorf(format string, args ...any) {
 }
 
 func (l storeLogger) Fatalf(format string, args ...any) {
-	_ = l.g.fail(fmt.Errorf(format, args...))
+	_ = l.latch.Fail(fmt.Errorf(format, args...))
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"github.com/chainfire/cfseed/internal/failstop"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 )
@@ -14,13 +15,16 @@ import (
 // ErrClosed is returned by a log that was closed.
 var ErrClosed = errors.New("the Raft log is closed")
 
+// ErrBroken is in the chain of every error of a log that failed once.
+var ErrBroken = errors.New("the Raft log is broken")
+
 // Log is an open Raft log. One goroutine appends; every method may be called
 // from any goroutine. Entries handed out are shared and must not be changed.
 type Log struct {
-	dir string
-	o   Options
-	db  *pebble.DB
-	g   *guard
+	dir   string
+	o     Options
+	db    *pebble.DB
+	latch *failstop.Latch
 
 	// wmu is held through a change, fsync included; mu only while shape is
 	// looked at or replaced. A change is in the store before it is in shape.
@@ -37,12 +41,12 @@ type Log struct {
 // and reads it through: a log with gaps, falling terms or a HardState that
 // contradicts its entries is refused with fault.Corrupt.
 func Open(dir string, o Options) (*Log, error) {
-	g := &guard{}
-	db, err := openStore(dir, o, g, false)
+	latch := newLatch()
+	db, err := openStore(dir, o, latch, false)
 	if err != nil {
 		return nil, err
 	}
-	l := &Log{dir: dir, o: o, db: db, g: g}
+	l := &Log{dir: dir, o: o, db: db, latch: latch}
 	if err := l.start(); err != nil {
 		return nil, errors.Join(err, closeStore(db))
 	}
@@ -65,7 +69,7 @@ func (l *Log) start() error {
 func (l *Log) load() (fresh bool, err error) {
 	ld, err := load(l.db, l.o)
 	if err == nil {
-		err = l.g.err()
+		err = l.latch.Err()
 	}
 	if err != nil {
 		return false, openError(l.dir, err)
@@ -94,14 +98,14 @@ func (l *Log) Close() error {
 	l.closed = true
 	l.mu.Unlock()
 	if l.stuck {
-		return l.g.err()
+		return l.latch.Err()
 	}
 	var err error
-	if l.dirty && l.g.err() == nil {
+	if l.dirty && l.latch.Err() == nil {
 		err = l.db.Flush()
 	}
 	err = errors.Join(err, closeStore(l.db))
-	if broken := l.g.err(); broken != nil {
+	if broken := l.latch.Err(); broken != nil {
 		return broken
 	}
 	if err != nil {
@@ -165,4 +169,4 @@ func (l *Log) TruncatedTo() ident.Position {
 }
 
 // Err gives the failure that broke the log, nil while it works.
-func (l *Log) Err() error { return l.g.err() }
+func (l *Log) Err() error { return l.latch.Err() }

@@ -113,7 +113,7 @@ func (l *Log) read(ents []*raftpb.Entry, lo, hi uint64) (_ []*raftpb.Entry, err 
 
 // readFailed is an error of Pebble on the way to an entry.
 func (l *Log) readFailed(err error) error {
-	if broken := l.g.err(); broken != nil {
+	if broken := l.latch.Err(); broken != nil {
 		return broken // what Pebble sees of its files then means nothing
 	}
 	if pebble.IsCorruptionError(err) {
@@ -124,12 +124,12 @@ func (l *Log) readFailed(err error) error {
 
 // damaged breaks the log for damage found in it.
 func (l *Log) damaged(err error) error {
-	if broken := l.g.err(); broken != nil {
+	if broken := l.latch.Err(); broken != nil {
 		return broken
 	}
 	bad := corrupt("read raft log", err).At(l.dir)
 	l.o.corruption(bad)
-	return l.g.fail(bad)
+	return l.latch.Fail(bad)
 }
 
 // Reconcile compares the log with the position the state store has applied,

@@ -83,12 +83,12 @@ type seedling struct {
 
 // openEmpty opens a log without writing the first batch of a new one.
 func openEmpty(dir string, o Options) (*seedling, error) {
-	g := &guard{}
-	db, err := openStore(dir, o, g, false)
+	latch := newLatch()
+	db, err := openStore(dir, o, latch, false)
 	if err != nil {
 		return nil, err
 	}
-	l := &seedling{Log: &Log{dir: dir, o: o, db: db, g: g}}
+	l := &seedling{Log: &Log{dir: dir, o: o, db: db, latch: latch}}
 	if l.fresh, err = l.load(); err != nil {
 		return nil, errors.Join(err, closeStore(db))
 	}

@@ -2,10 +2,13 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -163,22 +166,33 @@ func TestDurablePosition(t *testing.T) {
 	must(t, s.Close())
 }
 
+// openFailing opens a store on a disk that fails where match says, once on is
+// set. told hears what OnCorruption is told.
+func openFailing(t *testing.T, mem vfs.FS, errno error, match func(errorfs.Op) bool) (s *Store, on *atomic.Bool, told chan error) {
+	t.Helper()
+	on, told = new(atomic.Bool), make(chan error, 1)
+	inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if on.Load() && match(op) {
+			return errno
+		}
+		return nil
+	})
+	s, err := Open("state-1", Options{FS: errorfs.Wrap(mem, inj), OnCorruption: func(err error) { told <- err }})
+	must(t, err)
+	fill(t, s, 10)
+	return s, on, told
+}
+
+func logWrite(op errorfs.Op) bool {
+	return strings.HasSuffix(op.Path, ".log") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite
+}
+
 // TestFailedWriteBreaksTheStore: a log that can not be written ends the store
 // with an error that everyone gets; the process lives.
 func TestFailedWriteBreaksTheStore(t *testing.T) {
 	for name, errno := range map[string]error{"eio": syscall.EIO, "disk full": syscall.ENOSPC} {
 		t.Run(name, func(t *testing.T) {
-			var on atomic.Bool
-			inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
-				if on.Load() && strings.HasSuffix(op.Path, ".log") && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
-					return errno
-				}
-				return nil
-			})
-			told := make(chan error, 1)
-			s, err := Open("state-1", Options{FS: errorfs.Wrap(vfs.NewMem(), inj), OnCorruption: func(err error) { told <- err }})
-			must(t, err)
-			fill(t, s, 10)
+			s, on, told := openFailing(t, vfs.NewMem(), errno, logWrite)
 			b := s.NewBatch()
 			on.Store(true)
 			if err := s.db.LogData(nil, pebble.Sync); err != nil {
@@ -194,20 +208,32 @@ func TestFailedWriteBreaksTheStore(t *testing.T) {
 			if _, err := s.DurablePosition(); err == nil {
 				t.Error("a broken store names a durable position")
 			}
-			// What gets to Pebble before the failure is known neither panics nor
-			// succeeds, though it makes Pebble go on to its next log.
-			big := s.db.NewBatch()
-			must(t, big.Set([]byte("\x0bk\x00"), make([]byte, 32<<20), nil))
-			for what, call := range map[string]func() error{"flush": s.Flush, "commit": func() error { return s.apply(big) }} {
-				s.failed.Store(nil)
-				if err := call(); err == nil || err.Error() != (<-told).Error() {
-					t.Errorf("%s at a failed log: %v", what, err)
-				}
-			}
 			if want := map[error]fault.Code{syscall.EIO: fault.Internal, syscall.ENOSPC: fault.NoSpace}[errno]; fault.CodeOf(first) != want {
 				t.Errorf("class %s, want %s", fault.CodeOf(first), want)
 			}
 			must(t, b.Close(), s.Close()) // everybody has been told
+		})
+	}
+}
+
+// TestFailedRotationBreaksTheStore: what gets to Pebble before the failure is
+// known neither panics nor succeeds, though it makes Pebble go on to its next
+// log.
+func TestFailedRotationBreaksTheStore(t *testing.T) {
+	for what, call := range map[string]func(*Store) error{
+		"flush": (*Store).Flush,
+		"commit": func(s *Store) error {
+			big := s.db.NewBatch()
+			return errors.Join(big.Set([]byte("\x0bk\x00"), make([]byte, 32<<20), nil), s.apply(big))
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			s, on, told := openFailing(t, vfs.NewMem(), syscall.EIO, logWrite)
+			on.Store(true)
+			if err := call(s); err == nil || err.Error() != (<-told).Error() {
+				t.Errorf("at a failed log: %v", err)
+			}
+			must(t, s.Close())
 		})
 	}
 }
@@ -219,17 +245,9 @@ func TestFailedTableBreaksTheStore(t *testing.T) {
 		"sync": {errorfs.OpFileSync, errorfs.OpFileSyncData, errorfs.OpFileSyncTo}} {
 		t.Run(what, func(t *testing.T) {
 			mem := vfs.NewMem()
-			var on atomic.Bool
-			inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
-				if on.Load() && strings.HasSuffix(op.Path, ".sst") && slices.Contains(kinds, op.Kind) {
-					return syscall.ENOSPC
-				}
-				return nil
+			s, on, told := openFailing(t, mem, syscall.ENOSPC, func(op errorfs.Op) bool {
+				return strings.HasSuffix(op.Path, ".sst") && slices.Contains(kinds, op.Kind)
 			})
-			told := make(chan error, 1)
-			s, err := Open("state-1", Options{FS: errorfs.Wrap(mem, inj), OnCorruption: func(err error) { told <- err }})
-			must(t, err)
-			fill(t, s, 10)
 			must(t, s.Flush())
 			digest := s.Digest()
 			on.Store(true)
@@ -239,13 +257,85 @@ func TestFailedTableBreaksTheStore(t *testing.T) {
 				t.Errorf("flush: %v", err)
 			}
 			must(t, s.Close())
-			s, err = Open("state-1", Options{FS: mem})
+			s, err := Open("state-1", Options{FS: mem})
 			must(t, err)
 			if p, err := s.DurablePosition(); err != nil || p.Index < 10 || s.Digest() != digest {
 				t.Errorf("after the failure: durable %v, digest %x, was %x; %v", p, s.Digest(), digest, err)
 			}
 			must(t, s.Close())
 		})
+	}
+}
+
+// steadyFS keeps the operations that MemFS's CrashClone deadlocks with apart
+// from it.
+type steadyFS struct {
+	*vfs.MemFS
+	mu sync.RWMutex
+}
+
+func (s *steadyFS) crash(percent int, seed uint64) *vfs.MemFS {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(seed, 5))})
+}
+
+func (s *steadyFS) Link(from, to string) error {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.MemFS.Link(from, to)
+}
+
+func (s *steadyFS) Lock(name string) (io.Closer, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.MemFS.Lock(name)
+}
+
+func (s *steadyFS) ReuseForWrite(from, to string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.MemFS.ReuseForWrite(from, to, c)
+}
+
+// TestCrashWhileOpening cuts the power before every operation of making a
+// store, and of opening it again, which moves Pebble's markers: it can always
+// be opened, with what was durable.
+func TestCrashWhileOpening(t *testing.T) {
+	fs := &steadyFS{MemFS: vfs.NewCrashableMem()}
+	var ops, durable atomic.Uint64
+	check := func(op errorfs.Op) {
+		n, seeds := ops.Add(1), uint64(4)
+		if op.Path == "state-1" {
+			seeds = 24 // names are synced: which of them are kept before it is chance
+		}
+		for seed := range seeds {
+			crashed := fs.crash([]int{0, 50, 50, 100}[seed%4], n<<8|seed)
+			s, err := Open("state-1", Options{FS: crashed})
+			if err != nil {
+				t.Errorf("before operation %d, %v of %s, %d: %v", n, op.Kind, op.Path, seed, err)
+				continue
+			}
+			if p := s.Position(); p.Index < durable.Load() {
+				t.Errorf("before operation %d: position %v, %d was durable", n, p, durable.Load())
+			}
+			must(t, s.Close())
+		}
+	}
+	inj := errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+			check(op)
+		}
+		return nil
+	})
+	for i := range 3 {
+		s := openMem(t, errorfs.Wrap(fs, inj))
+		b := s.NewBatch()
+		must(t, b.Commit(ident.Position{Term: 1, Index: uint64(i + 1)}), b.Close(), s.Close())
+		durable.Store(uint64(i + 1))
+	}
+	if ops.Load() < 60 {
+		t.Errorf("only %d operations", ops.Load())
 	}
 }
 

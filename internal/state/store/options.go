@@ -10,6 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/bloom"
 	"github.com/cockroachdb/pebble/v2/sstable/block"
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/chainfire/cfseed/internal/failstop"
 )
 
 // FormatMajorVersion is the Pebble format that stores are created at: the
@@ -59,7 +61,7 @@ func (o Options) withDefaults() Options {
 func (s *Store) pebbleOptions() *pebble.Options {
 	o := s.opts
 	p := &pebble.Options{
-		FS:                          guardFS{o.FS, s},
+		FS:                          failstop.WrapDir(o.FS, s.latch, s.dir),
 		Cache:                       o.Cache,
 		CacheSize:                   DefaultCacheBytes,
 		Comparer:                    Comparer(),
@@ -76,7 +78,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		ErrorIfNotExists:           o.ReadOnly,
 		Logger:                     pebbleLogger{s},
 		EventListener: &pebble.EventListener{
-			DataCorruption:  func(i pebble.DataCorruptionInfo) { s.fail(i.Details) },
+			DataCorruption:  func(i pebble.DataCorruptionInfo) { _ = s.latch.Fail(i.Details) },
 			BackgroundError: s.backgroundError,
 		},
 	}
@@ -102,7 +104,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 // reason than a write. Pebble repeats them, so only damage is final.
 func (s *Store) backgroundError(err error) {
 	if pebble.IsCorruptionError(err) {
-		s.fail(err)
+		_ = s.latch.Fail(err)
 		return
 	}
 	s.opts.Logger.Warn("state store background work failed", "dir", s.dir, "err", err)
@@ -125,7 +127,7 @@ func (l pebbleLogger) Fatalf(format string, args ...any) {
 	if len(args) == 1 && strings.HasSuffix(format, "%v") {
 		format = strings.ReplaceAll(format, "%v", "%w") // keep the cause's class
 	}
-	l.s.fail(fmt.Errorf(format, args...))
+	_ = l.s.latch.Fail(fmt.Errorf(format, args...))
 }
 
 // unlockedFS leaves no LOCK file behind in a directory that is only read.

@@ -7,11 +7,11 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/chainfire/cfseed/internal/failstop"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
@@ -24,7 +24,7 @@ type Store struct {
 	opts   Options
 	db     *pebble.DB
 	schema uint32
-	failed atomic.Pointer[fault.Error]
+	latch  *failstop.Latch // trips at the first failure; the store is then unusable
 
 	mu   sync.RWMutex
 	head head // as of the last Commit
@@ -33,6 +33,7 @@ type Store struct {
 // Open opens the store in dir and creates it when absent (not with ReadOnly).
 func Open(dir string, o Options) (*Store, error) {
 	s := &Store{dir: dir, opts: o.withDefaults()}
+	s.latch = failstop.NewLatch(s.failure, s.opts.OnCorruption)
 	if o.ReadOnly {
 		// Pebble's own error for an absent database can not be told apart.
 		if d, err := pebble.Peek(dir, s.opts.FS); err != nil || !d.Exists {
@@ -224,24 +225,16 @@ func (s *Store) DiskBytes() uint64 { return s.db.Metrics().DiskSpaceUsage() }
 // Metrics are Pebble's own figures, for the metrics page.
 func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
 
-// fail marks the store as unusable, once.
-func (s *Store) fail(cause error) {
-	err := s.damaged("state store", cause)
-	if !pebble.IsCorruptionError(cause) {
-		err = s.classify("write state store", cause)
+// failure makes of what tripped the latch the error that everyone gets.
+func (s *Store) failure(cause error) error {
+	if pebble.IsCorruptionError(cause) {
+		return s.damaged("state store", cause)
 	}
-	if s.failed.CompareAndSwap(nil, err) {
-		s.opts.OnCorruption(err)
-	}
+	return s.classify("write state store", cause)
 }
 
 // broken gives the error that ended the store, if one did.
-func (s *Store) broken() error {
-	if err := s.failed.Load(); err != nil {
-		return err
-	}
-	return nil
-}
+func (s *Store) broken() error { return s.latch.Err() }
 
 func (s *Store) damaged(op string, cause error) *fault.Error {
 	return fault.New(fault.Corrupt, op, cause).At(s.dir).
