@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -30,9 +29,10 @@ type Checkpointer interface {
 // checkpoint is made of hard links; what it writes is the flushed memtable.
 const captureReserve = 64 << 20
 
-// readers is how many files are read at a time, for digests and verification:
-// half the processors, so that puts of this machine do not wait behind them.
-func readers() int { return max(1, min(4, runtime.GOMAXPROCS(0)/2)) }
+// readers is how many files are read at a time, for digests and verification.
+// One reader keeps a disk busy; more make the log's writes wait behind theirs,
+// since the kernel lets reads go first.
+const readers = 1
 
 // Capture checkpoints cp into dir, which must not exist, and describes it. An
 // error leaves no dir behind.
@@ -141,7 +141,7 @@ func (c *capturer) files(ctx context.Context, dir string) ([]manifest.File, erro
 		seen = make(sumCacheEntries, len(names))
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers())
+	group.SetLimit(readers)
 	bufs := newBuffers(c.chunkSize)
 	for i, name := range names {
 		kind, ok := manifest.KindOf(name)
@@ -222,7 +222,7 @@ type buffers struct {
 }
 
 func newBuffers(size uint32) buffers {
-	return buffers{free: make(chan []byte, readers()), size: size}
+	return buffers{free: make(chan []byte, readers), size: size}
 }
 
 func (b buffers) get() []byte {

@@ -42,7 +42,7 @@ func (s *Stage) Verify(ctx context.Context) error {
 // the directories.
 func (s *Stage) syncAll(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers())
+	group.SetLimit(readers)
 	for i := range s.files {
 		f := &s.files[i]
 		f.mu.Lock()
@@ -96,7 +96,7 @@ func (s *Stage) compareNames() error {
 // readBack compares every byte on disk with the manifest.
 func (s *Stage) readBack(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers())
+	group.SetLimit(readers)
 	bufs := newBuffers(s.m.ChunkSize)
 	for i := range s.m.Files {
 		group.Go(func() error {

@@ -128,7 +128,7 @@ func (s *Stage) scan(ctx context.Context) error {
 		index[s.m.Files[i].Name] = i
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(readers())
+	group.SetLimit(readers)
 	bufs := newBuffers(s.m.ChunkSize)
 	for _, name := range names {
 		i, known := index[name]

@@ -31,6 +31,8 @@ type Stage struct {
 	files   []stagedFile
 	reused  uint64
 
+	disk sync.Mutex // held while a chunk is on its way to the disk
+
 	mu   sync.Mutex
 	done uint64 // bytes staged
 	err  error  // the first failed write or sync; nothing goes on after it
@@ -286,16 +288,17 @@ func (s *Stage) Put(file, index int, data []byte) error {
 	return nil
 }
 
-// writeBackEvery is how many bytes are written to a file between two requests
-// that the disk begin with them: the sync at its end is then short, and does
-// not hold up whoever else syncs to the same disk.
-const writeBackEvery = 4 << 20
-
 // write writes at an offset and, with the last chunk of a file, syncs it, so
 // that most of the syncing is done while other files are still on their way. A
 // file whose sync failed is removed: the kernel may have dropped its bytes and
 // will not say so again.
+//
+// The bytes go to the disk at once, those of one chunk at a time: whoever else
+// syncs to the same disk, such as the log of a member, waits for what is queued
+// before it.
 func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
 	f, err := s.fs.OpenReadWrite(s.path(file), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
@@ -305,18 +308,24 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 		err = fmt.Errorf("wrote %d of %d bytes", n, len(data))
 	}
 	if err == nil {
-		end := offset + int64(n)
-		switch {
-		case whole:
+		if err = writeBack(f, offset+int64(n)); err == nil && whole {
 			err = f.Sync()
-		case offset/writeBackEvery != end/writeBackEvery:
-			_, err = f.SyncTo(end)
 		}
 		if err != nil {
 			return errors.Join(err, f.Close(), s.fs.Remove(s.path(file)))
 		}
 	}
 	return errors.Join(err, f.Close())
+}
+
+// writeBack has the dirty bytes of f before end written and waits for them:
+// SyncTo starts what is dirty, after what it started before is written.
+func writeBack(f vfs.File, end int64) error {
+	if full, err := f.SyncTo(end); full || err != nil {
+		return err
+	}
+	_, err := f.SyncTo(end)
+	return err
 }
 
 // broken gives the error that ended this stage.
