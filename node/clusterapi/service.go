@@ -90,7 +90,8 @@ type Backend interface {
 type Service struct {
 	chainfirev1.UnimplementedClusterServer
 	chainfirev1.UnimplementedAdmissionServer
-	b Backend
+	b       Backend
+	touched touches
 }
 
 // New returns the services over b.
