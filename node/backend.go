@@ -94,10 +94,10 @@ func (b *backend) Log() clusterapi.LogView     { return b.log }
 func (b *backend) State() clusterapi.StateView { return b.state.machine() }
 func (b *backend) MaxLearners() int            { return b.maxLearners }
 
-func (b *backend) Promotable(ctx context.Context, id uint64) error {
+func (b *backend) Promotable(ctx context.Context, id uint64) (soon bool, _ error) {
 	var perr error
 	err := b.core.do(ctx, func(r *replica.Replica) { perr = b.driver.policy.Promotable(b.driver.view(r), id) })
-	return errors.Join(err, perr)
+	return errors.Is(perr, policy.ErrSettling), errors.Join(err, perr)
 }
 
 func (b *backend) LocalStatus() *chainfirev1.MemberStatus {

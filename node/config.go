@@ -195,6 +195,12 @@ func checkListen(flag string, urls []string, files netsec.Files) error {
 	return nil
 }
 
+// secure reports whether members are told from strangers here.
+func (c Config) secure() bool {
+	u, err := netsec.ParseURL(c.ListenPeer[0]) // all are of one kind
+	return err == nil && u.TLS()
+}
+
 func pick[T any](first bool, a, b T) T {
 	if first {
 		return a

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/netsec"
@@ -55,6 +56,23 @@ func (n *node) waitAndJoin(ctx context.Context) error {
 		return n.joinWhenInvited(gctx)
 	})
 	return g.Wait()
+}
+
+// checkInvitation refuses to wait for just anybody where security is on (S11): a
+// certificate says that a member is trusted, not which cluster it is of. A
+// member ignores --await-seed, so that one command line starts and restarts it.
+func (n *node) checkInvitation(class datadir.Class) error {
+	if !n.cfg.AwaitSeed || n.cfg.JoinToken != "" || n.cfg.ClusterID != 0 || !n.cfg.secure() {
+		return nil
+	}
+	if class == datadir.Complete {
+		id, err := n.dir.ReadIdentity()
+		if err != nil || id.Seed == nil || id.Seed.Joined {
+			return nil // a damaged one is told later
+		}
+	}
+	return fault.Newf(fault.Usage, "node", "--await-seed with TLS on --listen-peer-urls needs --join-token or --cluster-id").
+		WithHint("give --cluster-id ID, which `cfseed member list` shows, or --join-token TOKEN, which `cfseed member token %s` makes", n.cfg.Name)
 }
 
 // joinWhenInvited takes one invitation after the other, until a join has gone

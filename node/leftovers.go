@@ -1,6 +1,10 @@
 package node
 
-import "time"
+import (
+	"time"
+
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+)
 
 // leftGrace is how long checkpoints of an earlier run stay in any case: until
 // the leases that are live are known for sure.
@@ -18,4 +22,24 @@ func (s *seeds) leftovers(after time.Time) func(now time.Time) error {
 		done = true
 		return s.library.DropLeft()
 	}
+}
+
+// leave lets the checkpoints that are served under live leases outlive this
+// run, as they outlive a kill: whoever was being seeded goes on after the
+// restart. A member that was removed does not come back.
+func (s *seeds) leave() {
+	machine := s.state.machine()
+	leases := machine.SeedLeases()
+	if len(leases) == 0 || machine.Member(s.self).GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED {
+		return
+	}
+	var roots [][32]byte
+	s.mu.Lock()
+	for _, l := range leases {
+		if served, ok := s.served[l.GetId()]; ok {
+			roots = append(roots, served.root)
+		}
+	}
+	s.mu.Unlock()
+	s.library.Leave(roots...)
 }

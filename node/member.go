@@ -36,6 +36,7 @@ type member struct {
 	seeds      *seeds
 	backend    *backend
 	leader     *leaderWatch
+	stranded   *stranded
 	fatal      chan error // one slot: corruption found by the storage engine
 }
 
@@ -141,6 +142,7 @@ func (m *member) assemble() error {
 	}
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
+	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
 	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
 		onRole: n.metrics.role(m.leader.set)}
@@ -201,6 +203,8 @@ func (m *member) refused(_ uint64, err error) {
 	case errors.Is(err, peer.ErrCopied):
 		m.membership.removed(fault.New(fault.InUse, "node", err).
 			WithHint("this data directory is a copy of one that is running; never start a copy, join with an empty directory"))
+	case errors.Is(err, peer.ErrOtherCluster):
+		m.stranded.hear(m, err)
 	}
 }
 

@@ -40,21 +40,10 @@ func (p *peers) hello() *chainfirev1.PeerHello {
 	}
 }
 
-// check decides whether a remote may talk to us (S4): the same cluster, not
+// check decides whether a remote of this cluster may talk to us (S4): not
 // removed, and the directory its ID is bound to.
 func (p *peers) check(remote *chainfirev1.PeerHello) error {
 	const op = "peer handshake"
-	own := p.self.get()
-	genesis, err := ident.NonceFrom(remote.GetGenesisNonce())
-	if err != nil {
-		return fault.New(fault.Corrupt, op, err)
-	}
-	theirs := ident.Cluster{ID: remote.GetClusterId(), Genesis: genesis}
-	if !own.Cluster.Same(theirs) {
-		return fault.Newf(fault.Refused, op, "member %s is of cluster %s (%s), we are of %s (%s)", ident.FormatID(remote.GetFrom()),
-			ident.FormatID(theirs.ID), theirs.Genesis, ident.FormatID(own.Cluster.ID), own.Cluster.Genesis).
-			WithHint("two clusters were formed with the same URLs; keep one of them")
-	}
 	rec := p.state.machine().Member(remote.GetFrom())
 	switch {
 	case rec == nil:

@@ -49,6 +49,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := n.checkInvitation(class); err != nil {
+		return err
+	}
 	if class == datadir.Foreign {
 		return n.dir.Begin() // refuses, with the reason; the lock would leave a file there
 	}

@@ -252,5 +252,6 @@ func (s *seeds) progress() []clusterapi.SeedProgress {
 func (s *seeds) run(ctx context.Context) error { return s.raft.run(ctx) }
 
 func (s *seeds) close() error {
+	s.leave()
 	return errors.Join(s.server.Close(), s.raft.close(), s.library.Close())
 }

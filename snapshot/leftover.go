@@ -11,15 +11,28 @@ import (
 )
 
 // keepLeft is how many checkpoints of earlier processes are kept, the newest,
-// until DropLeft: one for a target that was being served when the process was
-// killed, and one more.
+// until DropLeft: one for a target that was being served when the process
+// ended, and one more.
 const keepLeft = 2
 
-// leftover is a checkpoint that an earlier process did not delete. Its seed is
+// leftover is a checkpoint that an earlier process did not delete: it was
+// killed, or left it (Leave). Its seed is
 // nil until somebody asked what it is.
 type leftover struct {
 	dir  string
 	seed *Seed
+}
+
+// Leave is called before Close while leases live: the seeds with these roots,
+// and what earlier processes left and nobody has asked for yet, stay where they
+// are, so that the next process can serve them again.
+func (l *Library) Leave(roots ...[32]byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaving = true
+	for _, h := range l.held {
+		h.stays = h.refs == 0 || slices.Contains(roots, h.seed.root) // 0: recalled, not used
+	}
 }
 
 // findLeft notes what earlier processes left, and deletes all but the newest.
@@ -58,7 +71,7 @@ func (l *Library) findLeft() error {
 }
 
 // Recall makes the seed with this root available to Acquire if an earlier
-// process captured it and was killed, so that a target can go on where it was.
+// process captured it and left it, so that a target can go on where it was.
 // All that was left is read for that, once. A checkpoint that is not whole is
 // deleted.
 func (l *Library) Recall(ctx context.Context, root [32]byte) error {

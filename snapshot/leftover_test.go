@@ -117,3 +117,67 @@ func TestDropLeft(t *testing.T) {
 		t.Errorf("%v are left, %d held", got, len(lib.Holdings()))
 	}
 }
+
+// TestLeave: a process that stops in order leaves the seeds that are named, and
+// nothing else; the next one serves the very same.
+func TestLeave(t *testing.T) {
+	src := newSource(t, vfs.NewMem(), "src/state-1")
+	lib := openLibrary(t, src.fs)
+	var roots [][32]byte
+	var releases []func() error
+	for range 3 {
+		src.fill(10, 1000)
+		seed, release, err := lib.Acquire(t.Context(), Want{Min: src.pos}, src.st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		roots, releases = append(roots, seed.Root()), append(releases, release)
+	}
+	lib.Leave(roots[0], roots[2])
+	for _, release := range releases[1:] { // one is not released at all
+		if err := release(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := lib.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := seedNames(t, src.fs); !slices.Equal(got, []string{"seed-000001", "seed-000003"}) {
+		t.Fatalf("%v are left", got)
+	}
+
+	// A process that nobody asks for them passes them on, recalled or not.
+	lib = openLibrary(t, src.fs)
+	if err := lib.Recall(t.Context(), roots[0]); err != nil || len(lib.Holdings()) != 1 {
+		t.Fatalf("%d held, %v", len(lib.Holdings()), err)
+	}
+	lib.Leave()
+	if err := lib.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lib = openLibrary(t, src.fs)
+	if err := lib.Recall(t.Context(), roots[2]); err != nil {
+		t.Fatal(err)
+	}
+	seed, release, err := lib.Acquire(t.Context(), Want{Root: roots[2]}, checkpointer(func(string) error { return errors.New("captured again") }))
+	if err != nil || seed.Root() != roots[2] {
+		t.Fatalf("the seed that was left is not served: %v", err)
+	}
+	if err := join(datadir.At(src.fs, "node"), seed); err != nil {
+		t.Error(err)
+	}
+	if err := release(); err != nil {
+		t.Fatal(err)
+	}
+	if got := seedNames(t, src.fs); !slices.Equal(got, []string{"seed-000001"}) {
+		t.Errorf("%v are left after the last use", got)
+	}
+
+	// Without a lease nothing stays.
+	if err := lib.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := seedNames(t, src.fs); len(got) != 0 {
+		t.Errorf("%v are left", got)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -28,15 +29,17 @@ type Library struct {
 	turn    chan struct{} // held by the one capture under way
 	left    []leftover    // guarded by turn
 
-	mu     sync.Mutex
-	closed bool
-	next   uint64 // number of the last capture
-	held   []*holding
+	mu      sync.Mutex
+	closed  bool
+	leaving bool   // see Leave
+	next    uint64 // number of the last capture
+	held    []*holding
 }
 
 type holding struct {
-	seed *Seed
-	refs int
+	seed  *Seed
+	refs  int
+	stays bool // its files outlive this process
 }
 
 // Want says which seeds will do. The zero value accepts any that is held.
@@ -187,6 +190,7 @@ func (l *Library) release(h *holding) error {
 		l.mu.Unlock()
 		return nil
 	}
+	stays := h.stays
 	for i, other := range l.held {
 		if other == h {
 			l.held = append(l.held[:i:i], l.held[i+1:]...)
@@ -194,6 +198,9 @@ func (l *Library) release(h *holding) error {
 		}
 	}
 	l.mu.Unlock()
+	if stays {
+		return nil
+	}
 	return h.seed.Remove()
 }
 
@@ -210,8 +217,9 @@ func (l *Library) Holdings() []Holding {
 	return out
 }
 
-// Close waits for a capture under way and deletes all seeds, whoever uses them:
-// their readers get fault.LeaseLost. Acquire fails afterwards.
+// Close waits for a capture under way and deletes all seeds but those that
+// Leave named, whoever uses them: their readers get fault.LeaseLost. Acquire
+// fails afterwards.
 func (l *Library) Close() error {
 	l.mu.Lock()
 	l.closed = true
@@ -219,16 +227,19 @@ func (l *Library) Close() error {
 	l.turn <- struct{}{}
 	defer func() { <-l.turn }()
 	l.mu.Lock()
-	held := l.held
-	l.held = nil
+	held, left := l.held, l.left
+	if l.leaving {
+		held = slices.DeleteFunc(held, func(h *holding) bool { return h.stays })
+		left = nil
+	}
+	l.held, l.left = nil, nil
 	l.mu.Unlock()
 	var errs []error
 	for _, h := range held {
 		errs = append(errs, h.seed.Remove())
 	}
-	for _, left := range l.left {
+	for _, left := range left {
 		errs = append(errs, l.remove(left.dir))
 	}
-	l.left = nil
 	return errors.Join(errs...)
 }

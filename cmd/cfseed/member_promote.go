@@ -11,11 +11,12 @@ import (
 
 func memberPromoteCommand(env *command.Env) *cli.Command {
 	return &cli.Command{
-		Name:        "promote",
-		Usage:       "Make a learner a voter",
-		ArgsUsage:   "ID",
-		Description: "Refused unless the learner is caught up and in contact.",
-		Flags:       command.Flags(command.ShortClientFlags(), command.OutputFlags()),
+		Name:      "promote",
+		Usage:     "Make a learner a voter",
+		ArgsUsage: "ID",
+		Description: "Refused unless the learner is caught up and in contact. For one that has only just caught up\n" +
+			"it waits, within --timeout, until it has been so for a moment.",
+		Flags: command.Flags(command.ShortClientFlags(), command.OutputFlags()),
 		Action: env.Action(func(ctx context.Context, c *cli.Context, s *command.Session) error {
 			return changeMember(ctx, c, s, "is a voter",
 				func(ctx context.Context, cluster chainfirev1.ClusterClient, id uint64) ([]*chainfirev1.Member, error) {

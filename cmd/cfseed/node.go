@@ -76,7 +76,7 @@ func nodeJoinFlags() []cli.Flag {
 	return append([]cli.Flag{
 		&cli.StringFlag{Name: "join", Category: categoryJoin, Usage: "client `ENDPOINTS` of a cluster: seed from it, then join"},
 		&cli.BoolFlag{Name: "learner", Category: categoryJoin, Usage: "stay a learner"},
-		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`"},
+		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`; with TLS also give --join-token or --cluster-id"},
 		&cli.StringFlag{Name: "cluster-id", Category: categoryJoin, Usage: "accept a seed of the cluster `ID` only"},
 		&cli.IntFlag{Name: "parallel", Category: categoryJoin, Usage: "`N` streams while seeding; default half the processors, 2 to 4"},
 		&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Category: categoryJoin, Usage: "a seed lease that is not renewed ends after `DURATION`"},

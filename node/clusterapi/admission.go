@@ -3,6 +3,7 @@ package clusterapi
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -126,12 +127,54 @@ func (s *Service) admit(ctx context.Context, t *chainfirev1.JoinTicket) (*chainf
 			why = "another configuration change is pending"
 		}
 		if time.Since(asked) >= queuePatience {
+			if err := s.touch(ctx, t.GetMemberId()); err != nil {
+				return nil, err
+			}
 			return nil, fault.Newf(fault.InUse, "admit", "the admission is queued: %s", why).WithHint("ask again")
 		}
 		if err := pause(ctx, queuePause); err != nil {
 			return nil, err
 		}
 	}
+}
+
+// touchEvery is how often a queued newcomer is put down as alive: often against
+// the time after which a reservation without a sign of life is ended.
+const touchEvery = time.Minute
+
+// touch keeps the reservation of a newcomer that waits its turn. A lease bound
+// to it does that as well, but a seed copied from a stopped member has none,
+// and one that was pushed before the reservation is bound to nobody.
+func (s *Service) touch(ctx context.Context, id uint64) error {
+	if !s.touched.due(id, time.Now()) {
+		return nil
+	}
+	_, err := s.b.Propose(ctx, envelope.TouchReservation, &entryv1.TouchReservation{Id: id})
+	return err
+}
+
+// touches remembers when each queued newcomer was put down as alive.
+type touches struct {
+	mu   sync.Mutex
+	last map[uint64]time.Time
+}
+
+func (t *touches) due(id uint64, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for other, at := range t.last {
+		if now.Sub(at) >= touchEvery {
+			delete(t.last, other)
+		}
+	}
+	if _, lately := t.last[id]; lately {
+		return false
+	}
+	if t.last == nil {
+		t.last = map[uint64]time.Time{}
+	}
+	t.last[id] = now
+	return true
 }
 
 func admitted(at uint64, t *chainfirev1.JoinTicket) *chainfirev1.AdmitResponse {

@@ -138,7 +138,10 @@ func TestAdmitQueues(t *testing.T) {
 		{"behind a learner", func(b *backend) { b.members = append(b.members, proto.CloneOf(learner)) },
 			func(b *backend) { b.change(4, func(m *entryv1.MemberRecord) { m.Learner = false }) }},
 		{"behind a change", func(b *backend) {
-			b.answer = func(*backend, proposal) (state.Result, error) {
+			b.answer = func(_ *backend, p proposal) (state.Result, error) {
+				if p.conf == nil {
+					return state.Result{}, nil
+				}
 				return state.Result{}, fault.New(fault.Refused, "add learner", ErrChangePending)
 			}
 		}, func(b *backend) { b.mu.Lock(); b.answer = nil; b.mu.Unlock() }},
@@ -168,6 +171,36 @@ func TestAdmitQueues(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A newcomer that waits its turn for longer than a reservation lives without a
+// sign of life gives one, whether or not a lease stands for it; not at every
+// call, which would fill the log.
+func TestQueuedNewcomerKeepsItsReservation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBackend()
+		b.members = append(b.members, newcomer(), &entryv1.MemberRecord{Id: 4, State: isMember, Learner: true})
+		ticket := aTicket(b)
+		ticket.LeaseId = 0 // a stopped member's seed
+		s := New(b)
+		began := time.Now()
+		for time.Since(began) < 10*touchEvery {
+			_, err := s.Admit(t.Context(), &chainfirev1.AdmitRequest{Ticket: ticket})
+			code(t, "queued", err, fault.InUse)
+		}
+		if n := len(b.proposed); n < 9 || n > 11 {
+			t.Errorf("%d signs of life in ten minutes", n)
+		}
+		for _, p := range b.proposed {
+			if !proto.Equal(p.body, &entryv1.TouchReservation{Id: ticket.GetMemberId()}) {
+				t.Errorf("proposed %+v", p)
+			}
+		}
+		gone := fault.Newf(fault.Refused, "touch reservation", "removed")
+		b.answer = func(*backend, proposal) (state.Result, error) { return state.Result{}, gone }
+		_, err := New(b).Admit(t.Context(), &chainfirev1.AdmitRequest{Ticket: ticket})
+		code(t, "removed meanwhile", err, fault.Refused)
+	})
 }
 
 // A learner that stays one takes nobody's place, nor waits for one.

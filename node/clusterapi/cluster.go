@@ -91,10 +91,34 @@ func (s *Service) promote(ctx context.Context, id uint64) error {
 	if _, err := s.known(ctx, "member promote", id); err != nil {
 		return err
 	}
-	if err := s.b.Promotable(ctx, id); err != nil {
+	if err := s.settle(ctx, id); err != nil {
 		return err
 	}
 	return s.conf(ctx, state.ConfChange{Type: state.AddVoter, NodeID: id}, envelope.PromoteMember, &entryv1.PromoteMember{Id: id})
+}
+
+// settlePatience is how long a promotion waits for a learner that has just
+// caught up, and settleMargin what is left of the caller's time for the rest.
+const (
+	settlePatience = 5 * time.Second
+	settleMargin   = 500 * time.Millisecond
+)
+
+// settle waits while only time is missing for a promotion; then it gives the
+// last word on what is.
+func (s *Service) settle(ctx context.Context, id uint64) error {
+	for asked := time.Now(); ; {
+		soon, err := s.b.Promotable(ctx, id)
+		if err == nil || !soon || time.Since(asked) >= settlePatience {
+			return err
+		}
+		if end, ok := ctx.Deadline(); ok && time.Until(end) < settleMargin {
+			return err
+		}
+		if perr := pause(ctx, queuePause); perr != nil {
+			return perr
+		}
+	}
 }
 
 // MemberUpdate changes a member's peer URLs.

@@ -271,6 +271,47 @@ func TestRemovePromoteUpdate(t *testing.T) {
 	}
 }
 
+// A promotion waits for a learner that has just caught up: not for one that is
+// behind, not for ever, and not past the time of its caller.
+func TestPromoteWaitsForAMoment(t *testing.T) {
+	const learner = 6
+	for _, c := range []struct {
+		name     string
+		soon     bool
+		ready    time.Duration // 0 = never
+		deadline time.Duration // 0 = none
+		code     fault.Code
+		took     time.Duration
+	}{
+		{"behind", false, 0, 0, fault.Refused, 0},
+		{"just caught up", true, 300 * time.Millisecond, 0, "", 300 * time.Millisecond},
+		{"never for long enough", true, 0, 0, fault.Refused, settlePatience},
+		{"a caller with little time", true, 0, 2 * time.Second, fault.Refused, 2*time.Second - settleMargin},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				b := newBackend()
+				b.members = append(b.members, &entryv1.MemberRecord{Id: learner, State: isMember, Learner: true})
+				b.soon, b.promotable = c.soon, fault.Newf(fault.Refused, "promote", "not yet")
+				if c.ready > 0 {
+					time.AfterFunc(c.ready, func() { b.mu.Lock(); defer b.mu.Unlock(); b.soon, b.promotable = false, nil })
+				}
+				ctx := t.Context()
+				if c.deadline > 0 {
+					var cancel context.CancelFunc
+					ctx, cancel = context.WithTimeout(ctx, c.deadline)
+					defer cancel()
+				}
+				began := time.Now()
+				code(t, "promote", New(b).PromoteMember(ctx, learner), c.code)
+				if took := time.Since(began); took < c.took || took > c.took+2*queuePause {
+					t.Errorf("took %s, want %s", took, c.took)
+				}
+			})
+		})
+	}
+}
+
 // A change waits while another one is pending, and ends with its caller.
 func TestChangesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

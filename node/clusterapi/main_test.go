@@ -53,6 +53,7 @@ type backend struct {
 	barrier     error
 	barriers    int
 	promotable  error
+	soon        bool
 	maxLearners int
 	dial        func(ctx context.Context, url string) (*grpc.ClientConn, error)
 	local       *chainfirev1.MemberStatus
@@ -104,12 +105,16 @@ func (b *backend) Barrier(context.Context) error {
 	b.barriers++
 	return b.barrier
 }
-func (b *backend) Raft(context.Context) (Raft, error)       { return b.raft, nil }
-func (b *backend) Log() LogView                             { return b }
-func (b *backend) State() StateView                         { return tables{b} }
-func (b *backend) Promotable(context.Context, uint64) error { return b.promotable }
-func (b *backend) MaxLearners() int                         { return b.maxLearners }
-func (b *backend) LocalStatus() *chainfirev1.MemberStatus   { return b.local }
+func (b *backend) Raft(context.Context) (Raft, error) { return b.raft, nil }
+func (b *backend) Log() LogView                       { return b }
+func (b *backend) State() StateView                   { return tables{b} }
+func (b *backend) Promotable(context.Context, uint64) (bool, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.soon, b.promotable
+}
+func (b *backend) MaxLearners() int                       { return b.maxLearners }
+func (b *backend) LocalStatus() *chainfirev1.MemberStatus { return b.local }
 func (b *backend) Seeds() []SeedProgress {
 	return []SeedProgress{{LeaseID: 1 << 63, Target: "late"}, {LeaseID: 3, Target: "early", Percent: 50}}
 }

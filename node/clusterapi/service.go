@@ -76,8 +76,9 @@ type Backend interface {
 	Raft(ctx context.Context) (Raft, error)
 	Log() LogView
 	State() StateView
-	// Promotable says whether a learner may become a voter now (policy.Promotable).
-	Promotable(ctx context.Context, id uint64) error
+	// Promotable says whether a learner may become a voter now
+	// (policy.Promotable); soon, that nothing but a moment's time is missing.
+	Promotable(ctx context.Context, id uint64) (soon bool, err error)
 	MaxLearners() int
 	// LocalStatus fills what only this member knows of itself.
 	LocalStatus() *chainfirev1.MemberStatus
@@ -90,7 +91,8 @@ type Backend interface {
 type Service struct {
 	chainfirev1.UnimplementedClusterServer
 	chainfirev1.UnimplementedAdmissionServer
-	b Backend
+	b       Backend
+	touched touches
 }
 
 // New returns the services over b.

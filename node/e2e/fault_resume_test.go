@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -58,6 +59,33 @@ func TestTargetKilledMidPull(t *testing.T) {
 // again: the same pull goes on.
 func TestSourceKilledMidPull(t *testing.T) {
 	t.Parallel()
+	sourceEndsMidPull(t, func(source *Node) { source.Kill() })
+}
+
+// TestSourceStoppedMidPull stops it in order (SIGTERM), which is no reason to
+// begin again either. Once nobody needs the seed any more, its files go.
+func TestSourceStoppedMidPull(t *testing.T) {
+	t.Parallel()
+	source := sourceEndsMidPull(t, func(source *Node) {
+		if code := source.Stop(); code != 0 {
+			t.Errorf("the source ended with %d", code)
+		}
+		if names := seedsOf(t, source); len(names) != 1 {
+			t.Errorf("%v outlive the stop", names)
+		}
+	})
+	source.c.Eventually("an empty seeds/", func() error {
+		if names := seedsOf(t, source); len(names) != 0 {
+			return fmt.Errorf("%v", names)
+		}
+		return nil
+	})
+}
+
+// sourceEndsMidPull ends the only source of a pull in the middle and starts it
+// again: it serves the same seed, of which hardly anything comes twice.
+func sourceEndsMidPull(t *testing.T, end func(source *Node)) *Node {
+	t.Helper()
 	c := NewCluster(t)
 	source, line := c.behind("n1")
 	data := c.load(96)
@@ -66,19 +94,20 @@ func TestSourceKilledMidPull(t *testing.T) {
 	pull := c.pull(n, line.addr())
 	at := int64(20<<20) + rand.Int64N(50<<20)
 	pull.await(line.noticeAfter(at), "the kill")
-	source.Kill()
+	end(source)
 	source.startBehind(line)
 	r := pull.ok(60 * time.Second)
 	resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
 	if strings.Contains(r.Stderr, "event=restaged") {
-		t.Errorf("the source serves another seed than before it was killed: %s", r.Stderr)
+		t.Errorf("the source serves another seed than before it ended: %s", r.Stderr)
 	}
-	t.Logf("source killed after %d bytes; %.2f %% of %.0f bytes came twice", at, resent, r.Num("bytes_total"))
+	t.Logf("source ended after %d bytes; %.2f %% of %.0f bytes came twice", at, resent, r.Num("bytes_total"))
 	if resent > interrupted {
 		t.Errorf("%.2f %% of the bytes came twice: %s", resent, r.Stderr)
 	}
 	n.joins(source)
 	data.checkOn(source, n)
+	return source
 }
 
 // TestSourceKilledFailsOver kills the source for good: the same command goes on

@@ -203,3 +203,36 @@ func TestControlRaftSnapshot(t *testing.T) {
 	}
 	c.VerifyDirs(c.Nodes...)
 }
+
+// TestOtherClusterEnds: a node that was started with another --initial-cluster
+// or token than all its peers ends and says why; those that are one cluster go on.
+func TestOtherClusterEnds(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--heartbeat-interval", "20ms", "--election-timeout", "200ms")
+	var nodes []*Node
+	for _, name := range []string{"s1", "s2", "s3", "s4"} {
+		nodes = append(nodes, c.New(name))
+	}
+	for i, flags := range [][]string{
+		{"--initial-cluster", initialCluster(nodes[:3])},
+		{"--initial-cluster", initialCluster(nodes[:3])},
+		{"--initial-cluster", initialCluster(nodes[:3]), "--initial-cluster-token", "other"},
+		{"--initial-cluster", initialCluster([]*Node{nodes[0], nodes[1], nodes[3]})},
+	} {
+		nodes[i].Spawn(flags...)
+	}
+	for _, n := range nodes[:2] {
+		n.WaitReady(startPatience)
+	}
+	for _, n := range nodes[2:] {
+		ends(t, n, "is of cluster")
+	}
+	w := c.StartWriter(1, 100)
+	w.AwaitMore(20)
+	w.CheckOn(nodes[:2]...)
+	for _, n := range nodes[:2] {
+		if said := n.LogCount("refused a peer's stream"); !n.Running() || said == 0 || said > 20 {
+			t.Errorf("%s runs %t, and said %d times that it refused a peer", n.Name, n.Running(), said)
+		}
+	}
+}

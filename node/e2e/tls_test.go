@@ -11,10 +11,12 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"errors"
 	"math/big"
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -133,8 +135,10 @@ func TestTLS(t *testing.T) {
 	w := c.StartWriter(2, 200)
 	w.AwaitMore(50)
 
-	second := c.StartAwaiting("n2")
+	second := c.StartAwaiting("n2", "--cluster-id", c.MustAsk("member", "list").Str("cluster_id"))
 	c.add(second)
+	second.Stop()
+	second.Restart("--await-seed") // ignored by a member, whom it accepts as well
 	third := c.Spawn("n3", "--join", first.Client)
 	third.WaitReady(startPatience)
 	c.AwaitRole("voter", first, second, third)
@@ -169,6 +173,13 @@ func TestTLS(t *testing.T) {
 	intruder := c.New("intruder")
 	c.Common = append(strangers.nodeFlags(""), strangers.nodeFlags("peer-")...)
 	intruder.Spawn("--await-seed")
+	if code, stderr := intruder.WaitExit(startPatience); code != 2 || !strings.Contains(stderr, "cfseed member token intruder") {
+		t.Errorf("a secure node that waits for anybody: exit %d: %s", code, stderr)
+	}
+	if _, err := os.Stat(intruder.DataDir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its directory was touched: %v", err)
+	}
+	intruder.Spawn("--await-seed", "--join-token", "any")
 	intruder.WaitLine("waiting for seed", startPatience)
 	if r := c.Ask("member", "add", intruder.Name, "--peer-urls", intruder.Peer); r.Code != 3 {
 		t.Errorf("member add of a node with a certificate of strangers: %s", r)

@@ -99,7 +99,7 @@ func (t *Transport) supervise(p *peer) {
 			return
 		}
 		if p.stats.setErr(err) {
-			log.Warn("no connection to peer", "url", p.target(attempt), "err", err)
+			log.Warn("no connection to peer", "url", p.target(attempt), "err", err, "hint", fault.HintOf(err))
 		}
 		p.stats.drop(p.flush())
 		t.reports.postUnreachable(p.id)

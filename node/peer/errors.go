@@ -13,11 +13,13 @@ import (
 // The refusals a member must recognise. They cross the wire: errors.Is works on
 // both sides. Config.Check returns ErrRemoved, wrapped or not, for a member
 // whose removal was applied, and ErrReplaced for one whose ID was bound to
-// another directory; neither ever changes, so one peer's word is enough.
+// another directory; neither ever changes, so one peer's word is enough. With
+// ErrOtherCluster it is not: the peer may be the stranger.
 var (
-	ErrRemoved  = errors.New("this member was removed from the cluster")
-	ErrReplaced = errors.New("the member ID is bound to another data directory")
-	ErrCopied   = errors.New("another process runs with the same member ID and data directory")
+	ErrRemoved      = errors.New("this member was removed from the cluster")
+	ErrReplaced     = errors.New("the member ID is bound to another data directory")
+	ErrCopied       = errors.New("another process runs with the same member ID and data directory")
+	ErrOtherCluster = errors.New("the peer is of another cluster")
 )
 
 // The reasons stand in the path field of ErrorInfo and are part of the format.
@@ -25,6 +27,7 @@ const (
 	reasonRemoved  = "peer.removed"
 	reasonReplaced = "peer.replaced"
 	reasonCopied   = "peer.copied"
+	reasonCluster  = "peer.cluster"
 )
 
 const opHello = "peer handshake"
@@ -43,6 +46,8 @@ func named(err error) error {
 	case errors.Is(err, ErrCopied):
 		return fault.New(fault.Refused, opHello, err).At(reasonCopied).
 			WithHint("stop the copy; a data directory belongs to one process, a new member needs its own seed")
+	case errors.Is(err, ErrOtherCluster):
+		return fault.New(fault.Refused, opHello, err).At(reasonCluster).WithHint("%s", fault.HintOf(err))
 	}
 	return err
 }
@@ -72,6 +77,8 @@ func fromStatus(op string, err error) (_ error, refused bool) {
 		return fault.New(fe.Code, op, ErrReplaced).WithHint("%s", fe.Hint), refused
 	case reasonCopied:
 		return fault.New(fe.Code, op, ErrCopied).WithHint("%s", fe.Hint), refused
+	case reasonCluster:
+		return fault.New(fe.Code, op, ErrOtherCluster).WithHint("%s", fe.Hint), refused
 	}
 	return err, refused
 }

@@ -36,6 +36,9 @@ func (t *Transport) checkHello(h *chainfirev1.PeerHello, expect uint64) error {
 		return err
 	}
 	self := t.cfg.Self()
+	if err := sameCluster(self, h); err != nil {
+		return err // first: IDs of two clusters do not compare
+	}
 	switch {
 	case h.GetTo() != self.GetFrom():
 		return fault.Newf(fault.Refused, opHello, "the peer looks for member %s, this is %s",
@@ -51,6 +54,31 @@ func (t *Transport) checkHello(h *chainfirev1.PeerHello, expect uint64) error {
 			WithHint("a peer URL points at the wrong process; see `cfseed member list`")
 	}
 	return t.cfg.Check(h)
+}
+
+// sameCluster holds the remote's cluster against this member's (S4).
+func sameCluster(self, remote *chainfirev1.PeerHello) error {
+	own, err := clusterOf(self)
+	if err != nil {
+		return err
+	}
+	theirs, err := clusterOf(remote)
+	if err != nil || own.Same(theirs) {
+		return err
+	}
+	return fault.New(fault.Refused, opHello, ErrOtherCluster).
+		WithHint("member %s is of cluster %s (%s), member %s of %s (%s): check --initial-cluster and --initial-cluster-token; "+
+			"to join a cluster that is there, start with an empty --data-dir and --join",
+			ident.FormatID(remote.GetFrom()), ident.FormatID(theirs.ID), theirs.Genesis,
+			ident.FormatID(self.GetFrom()), ident.FormatID(own.ID), own.Genesis)
+}
+
+func clusterOf(h *chainfirev1.PeerHello) (ident.Cluster, error) {
+	genesis, err := ident.NonceFrom(h.GetGenesisNonce())
+	if err != nil {
+		return ident.Cluster{}, fault.New(fault.Refused, opHello, err)
+	}
+	return ident.Cluster{ID: h.GetClusterId(), Genesis: genesis}, nil
 }
 
 // wellFormed bounds everything in a hello.

@@ -45,9 +45,8 @@ type Config struct {
 	// included. Version and To are filled in by the transport, which does not
 	// change the message. Safe for concurrent use.
 	Self func() *chainfirev1.PeerHello
-	// Check is the node's rules on who may talk: cluster, genesis nonce, member
-	// known and not removed (ErrRemoved), directory nonce bound. Its errors are
-	// faults. Called on both sides of every connection, more than once for each
+	// Check is the node's rules on who of its cluster may talk: not removed
+	// (ErrRemoved), directory nonce bound (ErrReplaced). Its errors are faults. Called on both sides of every connection, more than once for each
 	// and concurrently; must not block. It must know of a removal before
 	// RemovePeer is called.
 	Check func(remote *chainfirev1.PeerHello) error
@@ -60,8 +59,8 @@ type Config struct {
 	// and the seed lease. nil sends neither. It may be called from any goroutine.
 	SnapshotInfo func(m *raftpb.Message) (manifestRoot []byte, leaseID uint64)
 	// Refused, if set, hears that a peer refused this member, each time (up to
-	// about twice a second for each peer): ErrRemoved, ErrReplaced, ErrCopied or the
-	// fault that the peer's Check returned. ErrCopied comes only after the peer has said so
+	// about twice a second for each peer): ErrRemoved, ErrReplaced, ErrCopied,
+	// ErrOtherCluster or the fault that the peer's Check returned. ErrCopied comes only after the peer has said so
 	// for longer than CopiedAfter, so it can be acted on. Must not block.
 	Refused func(id uint64, err error)
 

@@ -22,11 +22,8 @@ import (
 func TestHelloRefused(t *testing.T) {
 	removed := atomic.Bool{}
 	n := start(t, 2, func(c *Config) {
-		c.Check = func(h *chainfirev1.PeerHello) error {
-			switch {
-			case h.GetClusterId() != 7:
-				return fault.Newf(fault.Refused, "peer", "another cluster")
-			case removed.Load():
+		c.Check = func(*chainfirev1.PeerHello) error {
+			if removed.Load() {
 				return fmt.Errorf("member 1: %w", ErrRemoved)
 			}
 			return nil
@@ -52,7 +49,8 @@ func TestHelloRefused(t *testing.T) {
 		{"long name", func(h *chainfirev1.PeerHello) { h.Name = strings.Repeat("u", maxName+1) }, fault.Refused, nil, "name of"},
 		{"its own ID, other boot", func(h *chainfirev1.PeerHello) { h.From = 2 }, fault.Refused, ErrCopied, ""},
 		{"itself", func(h *chainfirev1.PeerHello) { *h = *proto.CloneOf(identity(2)); h.To = 2 }, fault.Refused, nil, "called itself"},
-		{"another cluster", func(h *chainfirev1.PeerHello) { h.ClusterId = 8 }, fault.Refused, nil, "another cluster"},
+		{"another cluster", func(h *chainfirev1.PeerHello) { h.ClusterId = 8 }, fault.Refused, ErrOtherCluster, ""},
+		{"another cluster, which gives us another ID", func(h *chainfirev1.PeerHello) { h.ClusterId, h.To = 8, 3 }, fault.Refused, ErrOtherCluster, ""},
 		{"removed", func(*chainfirev1.PeerHello) { removed.Store(true) }, fault.Refused, ErrRemoved, ""},
 	}
 	for _, c := range cases {
@@ -235,6 +233,7 @@ func TestStatusCrossesTheWire(t *testing.T) {
 		{ErrRemoved, ErrRemoved, true},
 		{fmt.Errorf("x: %w", fault.New(fault.Refused, "y", ErrCopied)), ErrCopied, true},
 		{fault.New(fault.Refused, "y", ErrReplaced).WithHint("z"), ErrReplaced, true},
+		{fault.New(fault.Refused, "y", ErrOtherCluster).WithHint("z"), ErrOtherCluster, true},
 		{fault.Newf(fault.Permission, "y", "z"), nil, true},
 		{fault.Newf(fault.Unreachable, "y", "z"), nil, false},
 		{context.DeadlineExceeded, nil, false},

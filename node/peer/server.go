@@ -70,8 +70,8 @@ func (s *server) Stream(stream grpc.BidiStreamingServer[chainfirev1.PeerFrame, c
 	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
 		err = cause
 	}
-	if isRefusal(fault.CodeOf(named(err))) {
-		s.t.cfg.Logger.Warn("refused a peer's stream", "remote", remoteAddr(stream.Context()), "err", err)
+	if isRefusal(fault.CodeOf(named(err))) && s.t.said.news(err.Error(), time.Now()) {
+		s.t.cfg.Logger.Warn("refused a peer's stream", "remote", remoteAddr(stream.Context()), "err", err, "hint", fault.HintOf(err))
 	}
 	return toStatus(err)
 }

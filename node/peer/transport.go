@@ -42,6 +42,7 @@ type Transport struct {
 	metrics  *metrics
 	reports  *reporter
 	sessions *sessions
+	said     refusalLog
 	buffers  sync.Pool // *[]byte, for marshalling frames
 	start    time.Time
 	greeting time.Duration // helloTimeout

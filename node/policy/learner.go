@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/chainfire/cfseed/internal/fault"
@@ -14,6 +15,7 @@ import (
 var (
 	ErrNotLearner = errors.New("not a learner")
 	ErrNotReady   = errors.New("learner has not caught up")
+	ErrSettling   = errors.New("learner has caught up, but not for long enough") // time alone may help
 	ErrNoQuorum   = errors.New("the quorum after the promotion can not be reached")
 )
 
@@ -95,24 +97,60 @@ func (p *Policy) CaughtUp(v View, id uint64) bool {
 }
 
 // Promotable says whether a learner may become a voter now: nil, or a Refused
-// error that wraps ErrNotLearner, ErrNotReady or ErrNoQuorum. It holds for
+// error that says what is missing and wraps ErrNotLearner, ErrNotReady,
+// ErrSettling or ErrNoQuorum; NotLeader at another member. It holds for
 // learners that are to stay learners too: the operator may promote them.
 func (p *Policy) Promotable(v View, id uint64) error {
 	const op = "promote member"
 	rec := find(v.Members, id)
 	switch {
+	case !v.Leader:
+		return fault.Newf(fault.NotLeader, op, "this member does not lead").WithHint("ask again")
 	case rec.GetState() != entryv1.MemberState_MEMBER_STATE_MEMBER || !rec.GetLearner():
 		return fault.Newf(fault.Refused, op, "%s: %w", ident.FormatID(id), ErrNotLearner)
 	case !p.CaughtUp(v, id):
-		pr := v.Progress[id]
-		return fault.Newf(fault.Refused, op, "%s is at %d of %d in %s: %w", ident.FormatID(id), pr.Match, v.Last, pr.State, ErrNotReady).
-			WithHint("wait until it has caught up; see cfseed status")
+		if missing := p.missing(v, id); len(missing) > 0 {
+			return fault.Newf(fault.Refused, op, "%s: %w: %s", ident.FormatID(id), ErrNotReady, strings.Join(missing, "; ")).
+				WithHint("wait until it has caught up; see cfseed status")
+		}
+		return fault.Newf(fault.Refused, op, "%s: %w: for %s, needs %s", ident.FormatID(id), ErrSettling, p.settled(v, id), p.o.Stability).
+			WithHint("ask again in a moment")
 	}
 	if got, need := p.quorumAfter(v); got < need {
 		return fault.Newf(fault.Refused, op, "%d of %d voters would be in contact, %d are needed: %w", got, voters(v)+1, need, ErrNoQuorum).
 			WithHint("bring the other voters back first")
 	}
 	return nil
+}
+
+// missing lists what keeps a learner from being caught up at this moment.
+func (p *Policy) missing(v View, id uint64) []string {
+	pr, t := v.Progress[id], p.members[id]
+	var out []string
+	switch {
+	case pr.RecentActive || reachable(v, t):
+	case t == nil || !t.contacted:
+		out = append(out, "it was not in contact with this leader yet")
+	default:
+		out = append(out, fmt.Sprintf("not in contact for %s", (v.Now-t.active).Round(time.Millisecond)))
+	}
+	if pr.State != StateReplicate {
+		out = append(out, fmt.Sprintf("replication is in %s", pr.State))
+	}
+	before, known := p.lastBefore(v)
+	if pr.Match+p.o.MaxLag < v.Last && !(known && pr.Match >= before) {
+		out = append(out, fmt.Sprintf("it lags %d entries, at %d of %d", v.Last-pr.Match, pr.Match, v.Last))
+	}
+	return out
+}
+
+// settled gives for how long a learner has been caught up without a break.
+func (p *Policy) settled(v View, id uint64) time.Duration {
+	t := p.members[id]
+	if t == nil || !t.near {
+		return 0
+	}
+	return (v.Now - t.nearSince).Round(time.Millisecond)
 }
 
 // quorumAfter gives the voters that would be in contact after one caught-up
