@@ -27,7 +27,7 @@ var longAllowed = map[string]string{}
 
 // topLevel are the folders of the repository, and nothing else.
 var topLevel = []string{
-	".ci", "cmd", "docs", "internal", "node", "proto", "raftlog", "snapshot", "transfer", "verify",
+	".ci", "cmd", "docs", "internal", "node", "proto", "raftlog", "snapshot", "testdata", "transfer", "verify",
 }
 
 // TestPackagesAreDocumented wants one attached package comment in each folder
@@ -340,6 +340,23 @@ func TestDependenciesHaveReasons(t *testing.T) {
 	slices.Sort(got)
 	if !slices.Equal(got, want) {
 		t.Errorf("ARCHITECTURE.md explains\n%s\ngo.mod requires\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+}
+
+// TestEtcdctlIsOfTheServedRelease: the etcdctl that the end-to-end tests run is
+// of the release of etcd whose API is served.
+func TestEtcdctlIsOfTheServedRelease(t *testing.T) {
+	version := func(file, module string) string {
+		t.Helper()
+		m := regexp.MustCompile(regexp.QuoteMeta(module) + ` (v\S+)`).FindStringSubmatch(readText(t, file))
+		if m == nil {
+			t.Fatalf("%s does not require %s", file, module)
+		}
+		return m[1]
+	}
+	api, ctl := version("go.mod", "go.etcd.io/etcd/api/v3"), version("testdata/etcdctl/go.mod", "go.etcd.io/etcd/etcdctl/v3")
+	if api != ctl {
+		t.Errorf("etcdctl is %s, the API %s", ctl, api)
 	}
 }
 
