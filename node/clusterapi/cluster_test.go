@@ -374,9 +374,9 @@ func TestMemberList(t *testing.T) {
 	}
 	var got []string
 	for _, m := range res.GetMembers() {
-		got = append(got, fmt.Sprint(m.GetId(), m.GetRole(), m.GetState()))
+		got = append(got, fmt.Sprint(m.GetId(), m.GetRole(), m.GetState(), m.GetStayLearner()))
 	}
-	if s := strings.Join(got, ", "); s != "1votermember, 2learnermember, 3learnerreserved, 4voterreserved" {
+	if s := strings.Join(got, ", "); s != "1votermemberfalse, 2learnermemberfalse, 3learnerreservedtrue, 4voterreservedfalse" {
 		t.Errorf("%s", s)
 	}
 	if _, err := New(b).MemberList(t.Context(), &chainfirev1.MemberListRequest{Linearizable: true}); err != nil || b.barriers != 1 {
