@@ -371,7 +371,8 @@ func TestArchitectureShowsTheCodeMap(t *testing.T) {
 	}
 }
 
-// TestArchitectureNamesRealTests: a safety rule is shown by tests that exist.
+// TestArchitectureNamesRealTests: a safety rule is shown by tests that exist,
+// and so is a difference from etcd.
 func TestArchitectureNamesRealTests(t *testing.T) {
 	files, err := source(os.DirFS("."), true)
 	if err != nil {
@@ -385,10 +386,20 @@ func TestArchitectureNamesRealTests(t *testing.T) {
 			}
 		}
 	}
+	named := regexp.MustCompile("`([a-z0-9/]+\\.Test[A-Za-z0-9_]+)`")
+	for _, file := range []string{"ARCHITECTURE.md", "docs/etcd-compatibility.md"} {
+		for _, m := range named.FindAllStringSubmatch(readText(t, file), -1) {
+			if !there[m[1]] {
+				t.Errorf("%s names %s, which is not there", file, m[1])
+			}
+		}
+	}
 	text := readText(t, "ARCHITECTURE.md")
-	for _, m := range regexp.MustCompile("`([a-z0-9/]+\\.Test[A-Za-z0-9_]+)`").FindAllStringSubmatch(text, -1) {
-		if !there[m[1]] {
-			t.Errorf("ARCHITECTURE.md names %s, which is not there", m[1])
+	_, differences, _ := strings.Cut(text, "\n## Differences from etcd\n")
+	differences, _, _ = strings.Cut(differences, "\n## ")
+	for _, d := range strings.Split(differences, "\n- ")[1:] {
+		if !named.MatchString(d) {
+			t.Errorf("no test shows this difference from etcd: %s", d)
 		}
 	}
 	for n := 1; n <= 11; n++ {

@@ -52,11 +52,11 @@ func ctlMembers(t *testing.T, c *Cluster, e etcdctl) {
 			}
 			return nil
 		})
-		row := fmt.Sprintf("%s, started, %s, %s, %s, false\n", n.ID, n.Name, n.Peer, n.Client)
+		row := fmt.Sprintf("%s, started, %s, %s, %s, false\n", short(n.ID), n.Name, n.Peer, n.Client)
 		if text := e.must("member", "list"); !strings.Contains(text, row) {
 			t.Errorf("member list: %s\nwant %s", text, row)
 		}
-		cells := []string{n.ID, "started", n.Name, n.Peer, n.Client, "false"}
+		cells := []string{short(n.ID), "started", n.Name, n.Peer, n.Client, "false"}
 		if text := e.must("member", "list", "-w", "table"); !slices.ContainsFunc(strings.Split(text, "\n"), func(line string) bool {
 			return slices.Equal(strings.Fields(strings.ReplaceAll(line, "│", " ")), cells)
 		}) {
@@ -67,10 +67,12 @@ func ctlMembers(t *testing.T, c *Cluster, e etcdctl) {
 		t.Errorf("health of five: %s", got)
 	}
 	ctlUpdateAndRemove(t, e, voter, founders[0])
-	if code, log := voter.WaitExit(30 * time.Second); code == 0 || !strings.Contains(log, "removed") {
-		t.Errorf("the removed node ended with %d:\n%s", code, log)
-	}
 	e.must("member", "remove", learner.ID)
+	for _, n := range []*Node{voter, learner} {
+		if code, log := n.WaitExit(30 * time.Second); code == 0 || !strings.Contains(log, "removed") {
+			t.Errorf("%s was removed and ended with %d:\n%s", n.Name, code, log)
+		}
+	}
 }
 
 // ctlLearner starts a learner, asks it what a learner answers, and promotes it.
@@ -97,7 +99,7 @@ func ctlLearner(t *testing.T, c *Cluster, e etcdctl, learner *Node) {
 	learner.Restart()
 	c.Eventually("promotion", func() error {
 		r := e.run("member", "promote", learner.ID)
-		if r.Code != 0 && !strings.HasSuffix(r.Stderr, "Error: "+notInSync+"\n") || r.Code == 0 && !strings.HasPrefix(r.Stdout, "Member "+learner.ID+" promoted in cluster ") {
+		if r.Code != 0 && !strings.HasSuffix(r.Stderr, "Error: "+notInSync+"\n") || r.Code == 0 && !strings.HasPrefix(r.Stdout, sentence(learner, "promoted in")) {
 			t.Errorf("promote: %s", r)
 		}
 		if r.Code != 0 {
@@ -116,7 +118,7 @@ func ctlUpdateAndRemove(t *testing.T, e etcdctl, n, other *Node) {
 	t.Helper()
 	e.refused(urlExists, "member", "update", n.ID, "--peer-urls", other.Peer)
 	moved := fmt.Sprintf("http://127.0.0.1:%d", freePort(t))
-	if got := e.must("member", "update", n.ID, "--peer-urls", moved); !strings.HasPrefix(got, "Member "+n.ID+" updated in cluster ") {
+	if got := e.must("member", "update", n.ID, "--peer-urls", moved); !strings.HasPrefix(got, sentence(n, "updated in")) {
 		t.Errorf("update: %s", got)
 	}
 	if m := ctlMember(e, n); !slices.Equal(m.GetPeerURLs(), []string{moved}) || m.GetName() != n.Name || m.GetIsLearner() {
@@ -150,7 +152,7 @@ func ctlQuorum(c *Cluster, e etcdctl, dead *Node) {
 	for _, n := range c.Running() {
 		e.refused("etcdserver: unhealthy cluster", "member", "remove", n.ID)
 	}
-	if got := e.must("member", "remove", dead.ID); !strings.HasPrefix(got, "Member "+dead.ID+" removed from cluster ") {
+	if got := e.must("member", "remove", dead.ID); !strings.HasPrefix(got, sentence(dead, "removed from")) {
 		e.t.Errorf("remove: %s", got)
 	}
 	var list pb.MemberListResponse

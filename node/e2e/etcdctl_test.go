@@ -139,34 +139,35 @@ type endpointStatus struct {
 // against what is known of them.
 func ctlEndpoints(t *testing.T, c *Cluster, e etcdctl, nodes []*Node) {
 	t.Helper()
-	leader := c.Leader()
-	status := func() (list []endpointStatus) {
-		t.Helper()
-		e.json(&list, "endpoint", "status", "--cluster")
-		if len(list) != len(nodes) {
-			t.Fatalf("endpoint status: %v", list)
+	c.Eventually("statuses that agree", func() error {
+		leader := c.Leader()
+		var before, after []endpointStatus
+		e.json(&before, "endpoint", "status", "--cluster")
+		e.must("put", "one", "more")
+		e.json(&after, "endpoint", "status", "--cluster")
+		if len(before) != len(nodes) || len(after) != len(nodes) {
+			return fmt.Errorf("%v, %v", before, after)
 		}
-		return list
-	}
-	before := status()
-	e.must("put", "one", "more")
-	after := status()
-	for i, st := range after {
-		n := nodes[slices.IndexFunc(nodes, func(n *Node) bool { return n.Client == st.Endpoint })]
-		s, was := st.Status, before[i].Status
-		if fmt.Sprintf("%016x", s.GetHeader().GetMemberId()) != n.ID || fmt.Sprintf("%016x", s.GetLeader()) != leader.ID || s.GetIsLearner() ||
-			len(s.GetErrors()) > 0 || s.GetVersion() == "" || s.GetDbSize() <= 0 || s.GetDbSizeInUse() > s.GetDbSize() || s.GetDowngradeInfo().GetEnabled() {
-			t.Errorf("status of %s: %v", n.Name, s)
+		for i, st := range after {
+			n := nodes[slices.IndexFunc(nodes, func(n *Node) bool { return n.Client == st.Endpoint })]
+			s, was := st.Status, before[i].Status
+			if fmt.Sprintf("%016x", s.GetHeader().GetMemberId()) != n.ID || s.GetIsLearner() || len(s.GetErrors()) > 0 || s.GetVersion() == "" ||
+				s.GetDbSize() <= 0 || s.GetDbSizeInUse() != s.GetDbSize() || s.GetDbSizeQuota() != 0 || s.GetStorageVersion() != "" ||
+				s.GetRaftAppliedIndex() > s.GetRaftIndex() || s.GetRaftIndex() < was.GetRaftIndex() || s.GetDowngradeInfo().GetEnabled() {
+				t.Errorf("status of %s: was %v, is %v", n.Name, was, s)
+			}
+			// One write is one entry and one revision, while nobody else writes or leads.
+			if fmt.Sprintf("%016x", s.GetLeader()) != leader.ID || s.GetRaftTerm() != was.GetRaftTerm() || s.GetRaftTerm() != after[0].Status.GetRaftTerm() ||
+				n == leader && (s.GetRaftIndex() != was.GetRaftIndex()+1 || s.GetHeader().GetRevision() != was.GetHeader().GetRevision()+1) {
+				return fmt.Errorf("status of %s: was %v, is %v", n.Name, was, s)
+			}
 		}
-		if s.GetRaftTerm() != was.GetRaftTerm() || s.GetRaftTerm() != after[0].Status.GetRaftTerm() || s.GetRaftAppliedIndex() > s.GetRaftIndex() ||
-			s.GetRaftIndex() < was.GetRaftIndex() || n == leader && (s.GetRaftIndex() != was.GetRaftIndex()+1 || s.GetHeader().GetRevision() != was.GetHeader().GetRevision()+1) {
-			t.Errorf("status of %s: was %v, is %v", n.Name, was, s)
-		}
-	}
+		return nil
+	})
 	table := e.must("endpoint", "status", "--cluster", "-w", "table")
 	health := e.must("endpoint", "health", "--cluster")
 	for _, n := range nodes {
-		if !strings.Contains(table, n.Client) || !strings.Contains(table, n.ID) {
+		if !strings.Contains(table, n.Client) || !strings.Contains(table, short(n.ID)) {
 			t.Errorf("%s is not in the table\n%s", n.Name, table)
 		}
 		if !strings.Contains(health, n.Client+" is healthy: successfully committed proposal") {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -96,7 +97,7 @@ func (e etcdctl) refused(words string, args ...string) {
 }
 
 var (
-	printedID  = regexp.MustCompile(`^Member ([0-9a-f]{16}) added`)
+	printedID  = regexp.MustCompile(`^Member +([0-9a-f]+) added`)
 	printedEnv = regexp.MustCompile(`(?m)^ETCD_([A-Z_]+)=(".*")$`)
 )
 
@@ -119,5 +120,14 @@ func (e etcdctl) addMember(n *Node, more ...string) (id string, env []string) {
 	if len(env) != 4 {
 		e.t.Fatalf("member add: %s", text)
 	}
-	return m[1], env
+	return strings.Repeat("0", 16-len(m[1])) + m[1], env
+}
+
+// short is an ID as etcdctl lists it, without leading zeros; its sentences pad
+// it with blanks.
+func short(id string) string { return strings.TrimLeft(id, "0") }
+
+// sentence is how etcdctl begins to say what has become of a member.
+func sentence(n *Node, done string) string {
+	return fmt.Sprintf("Member %16s %s cluster ", short(n.ID), done)
 }
