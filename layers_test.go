@@ -290,6 +290,7 @@ func TestViolationsAreReported(t *testing.T) {
 		{"clean", "internal/state/x.go", imp("state", "./internal/state/store", "fmt"), ""},
 		{"tests are free", "internal/state/x_test.go", imp("state", "./node"), ""},
 		{"testdata is not code", "raftlog/testdata/x.go", imp("state", "./node"), ""},
+		{"a module for tests is not ours", "testdata/etcdctl/main.go", imp("main", "./node"), ""},
 		{"upward", "snapshot/x.go", imp("snapshot", "./transfer"), "imports only point down"},
 		{"unknown package", "internal/new/x.go", imp("new"), "unknown package internal/new"},
 		{"unknown import", "raftlog/x.go", imp("raftlog", "./internal/new"), "imports unknown package internal/new"},

@@ -27,7 +27,7 @@ var longAllowed = map[string]string{}
 
 // topLevel are the folders of the repository, and nothing else.
 var topLevel = []string{
-	".ci", "cmd", "docs", "internal", "node", "proto", "raftlog", "snapshot", "transfer", "verify",
+	".ci", "cmd", "docs", "internal", "node", "proto", "raftlog", "snapshot", "testdata", "transfer", "verify",
 }
 
 // TestPackagesAreDocumented wants one attached package comment in each folder
@@ -343,6 +343,23 @@ func TestDependenciesHaveReasons(t *testing.T) {
 	}
 }
 
+// TestEtcdctlIsOfTheServedRelease: the etcdctl that the end-to-end tests run is
+// of the release of etcd whose API is served.
+func TestEtcdctlIsOfTheServedRelease(t *testing.T) {
+	version := func(file, module string) string {
+		t.Helper()
+		m := regexp.MustCompile(regexp.QuoteMeta(module) + ` (v\S+)`).FindStringSubmatch(readText(t, file))
+		if m == nil {
+			t.Fatalf("%s does not require %s", file, module)
+		}
+		return m[1]
+	}
+	api, ctl := version("go.mod", "go.etcd.io/etcd/api/v3"), version("testdata/etcdctl/go.mod", "go.etcd.io/etcd/etcdctl/v3")
+	if api != ctl {
+		t.Errorf("etcdctl is %s, the API %s", ctl, api)
+	}
+}
+
 // TestArchitectureShowsTheCodeMap: every folder of the code map is named in
 // ARCHITECTURE.md.
 func TestArchitectureShowsTheCodeMap(t *testing.T) {
@@ -354,7 +371,8 @@ func TestArchitectureShowsTheCodeMap(t *testing.T) {
 	}
 }
 
-// TestArchitectureNamesRealTests: a safety rule is shown by tests that exist.
+// TestArchitectureNamesRealTests: a safety rule is shown by tests that exist,
+// and so is a difference from etcd.
 func TestArchitectureNamesRealTests(t *testing.T) {
 	files, err := source(os.DirFS("."), true)
 	if err != nil {
@@ -368,10 +386,20 @@ func TestArchitectureNamesRealTests(t *testing.T) {
 			}
 		}
 	}
+	named := regexp.MustCompile("`([a-z0-9/]+\\.Test[A-Za-z0-9_]+)`")
+	for _, file := range []string{"ARCHITECTURE.md", "docs/etcd-compatibility.md"} {
+		for _, m := range named.FindAllStringSubmatch(readText(t, file), -1) {
+			if !there[m[1]] {
+				t.Errorf("%s names %s, which is not there", file, m[1])
+			}
+		}
+	}
 	text := readText(t, "ARCHITECTURE.md")
-	for _, m := range regexp.MustCompile("`([a-z0-9/]+\\.Test[A-Za-z0-9_]+)`").FindAllStringSubmatch(text, -1) {
-		if !there[m[1]] {
-			t.Errorf("ARCHITECTURE.md names %s, which is not there", m[1])
+	_, differences, _ := strings.Cut(text, "\n## Differences from etcd\n")
+	differences, _, _ = strings.Cut(differences, "\n## ")
+	for _, d := range strings.Split(differences, "\n- ")[1:] {
+		if !named.MatchString(d) {
+			t.Errorf("no test shows this difference from etcd: %s", d)
 		}
 	}
 	for n := 1; n <= 11; n++ {

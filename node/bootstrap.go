@@ -59,6 +59,15 @@ func parseInitialCluster(s, token string) ([]seat, error) {
 	return seats, nil
 }
 
+// started leaves out the members without a name from "name=url,...". That is
+// how etcdctl prints a member that has not started; it has no seed to give.
+func started(s string) string {
+	parts := slices.DeleteFunc(strings.Split(s, ","), func(part string) bool {
+		return strings.HasPrefix(strings.TrimSpace(part), "=")
+	})
+	return strings.Join(parts, ",")
+}
+
 // memberID derives an ID as etcd does (server/etcdserver/api/membership,
 // computeMemberID): the first 8 bytes of the SHA-1 of the sorted URLs and the
 // cluster token.

@@ -83,6 +83,22 @@ func TestInitialClusterErrors(t *testing.T) {
 	}
 }
 
+// A newcomer to an existing cluster is told of members that have not started;
+// a new cluster has none.
+func TestNamelessMembersAreLeftOut(t *testing.T) {
+	for _, c := range []struct{ flag, want string }{
+		{"a=http://h:1,b=http://h:2", "a=http://h:1,b=http://h:2"},
+		{"a=http://h:1, =http://h:2,b=http://h:3,=http://h:4", "a=http://h:1,b=http://h:3"},
+		{"=http://h:1", ""},
+		{"a", "a"},
+		{"", ""},
+	} {
+		if got := started(c.flag); got != c.want {
+			t.Errorf("%q: %q, want %q", c.flag, got, c.want)
+		}
+	}
+}
+
 // A new cluster's log is configuration entries from 1 at term 1, never a
 // snapshot (S8).
 func TestBootstrapEntries(t *testing.T) {

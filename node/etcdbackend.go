@@ -63,6 +63,7 @@ func (e etcdBackend) Role() (leader uint64, learner bool) {
 }
 
 func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {
+	applied := e.b.state.machine().Applied().Index // before, so that it is never past what is committed
 	var st replica.Status
 	if err := e.b.core.status(ctx, &st); err != nil {
 		return etcdapi.Status{}, err
@@ -70,7 +71,7 @@ func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {
 	size := int64(e.b.dbBytes())
 	_, learner := e.Role()
 	return etcdapi.Status{Version: etcdVersion, DBSize: size, DBSizeInUse: size, Leader: st.Leader, RaftIndex: st.Commit,
-		RaftTerm: st.Term, AppliedIndex: e.b.state.machine().Applied().Index, IsLearner: learner}, nil
+		RaftTerm: st.Term, AppliedIndex: applied, IsLearner: learner}, nil
 }
 
 func (e etcdBackend) Members() []*entryv1.MemberRecord { return e.b.state.machine().Members() }

@@ -188,7 +188,7 @@ func newNonce(r io.Reader) (ident.Nonce, error) {
 // joinExisting is etcd's way to add a member: MemberAdd has reserved, and this
 // node was started with state existing; it seeds by itself from the others.
 func (n *node) joinExisting(ctx context.Context) error {
-	seats, err := parseInitialCluster(n.cfg.InitialCluster, n.cfg.Token)
+	seats, err := parseInitialCluster(started(n.cfg.InitialCluster), n.cfg.Token)
 	if err != nil {
 		return err
 	}

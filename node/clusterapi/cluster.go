@@ -56,7 +56,38 @@ func (s *Service) remove(ctx context.Context, id uint64) error {
 		_, err := s.b.Propose(ctx, envelope.CancelReservation, &entryv1.CancelReservation{Id: id, Force: true})
 		return err
 	}
+	if err := s.mayRemove(ctx, rec); err != nil {
+		return err
+	}
 	return s.conf(ctx, state.ConfChange{Type: state.RemoveNode, NodeID: id}, envelope.RemoveMember, &entryv1.RemoveMember{Id: id})
+}
+
+// mayRemove refuses to take away a voter whose absence would leave the others
+// without a quorum. One that is not in contact is no part of a quorum now.
+func (s *Service) mayRemove(ctx context.Context, rec *entryv1.MemberRecord) error {
+	if rec.GetLearner() {
+		return nil
+	}
+	rs, err := s.b.Raft(ctx)
+	if err != nil {
+		return err
+	}
+	inContact := func(id uint64) bool { return id == s.b.Self() || rs.Progress[id].RecentActive }
+	left, active := 0, 0
+	for _, m := range s.b.State().Members() {
+		if m.GetId() == rec.GetId() || m.GetState() != entryv1.MemberState_MEMBER_STATE_MEMBER || m.GetLearner() {
+			continue
+		}
+		left++
+		if inContact(m.GetId()) {
+			active++
+		}
+	}
+	if left == 0 || active > left/2 || !inContact(rec.GetId()) { // the last voter is refused at apply
+		return nil
+	}
+	return fault.Newf(fault.Refused, "member remove", "only %d of the %d voters that would be left are in contact", active, left).
+		WithHint("bring the other voters back first, or remove those that are gone")
 }
 
 // known finds a live member after a barrier, so that the answer is not stale.

@@ -312,6 +312,74 @@ func TestPromoteWaitsForAMoment(t *testing.T) {
 	}
 }
 
+// A voter is not taken away where the others would have no quorum then.
+func TestRemoveLeavesAQuorum(t *testing.T) {
+	const learner, reservation, removed = 6, 7, 8
+	for _, c := range []struct {
+		name   string
+		voters int    // 1 is this one, the leader
+		away   uint64 // the highest voters that are not in contact
+		remove uint64
+		ok     bool
+	}{
+		{"all there", 3, 0, 2, true},
+		{"itself", 3, 0, 1, true},
+		{"the one that is away", 3, 1, 3, true},
+		{"one of two that are there", 3, 1, 2, false},
+		{"itself while one is away", 3, 1, 1, false},
+		{"the other of two", 2, 0, 2, true},
+		{"itself of two", 2, 0, 1, true},
+		{"one of four", 4, 1, 2, true},
+		{"one of five", 5, 2, 2, false},
+		{"a learner", 3, 1, learner, true},
+		{"a reservation", 3, 1, reservation, true},
+		{"the last: refused where it is applied", 1, 0, 1, true},
+	} {
+		b := newBackend()
+		b.raft = Raft{Leader: 1, Progress: map[uint64]Progress{learner: {RecentActive: true}}}
+		for id := uint64(2); id <= uint64(c.voters); id++ {
+			b.members = append(b.members, &entryv1.MemberRecord{Id: id, State: isMember})
+			b.raft.Progress[id] = Progress{RecentActive: id <= uint64(c.voters)-c.away}
+		}
+		b.members = append(b.members, &entryv1.MemberRecord{Id: learner, State: isMember, Learner: true},
+			&entryv1.MemberRecord{Id: reservation, State: isReserved}, &entryv1.MemberRecord{Id: removed, State: isRemoved})
+		err := New(b).RemoveMember(t.Context(), c.remove)
+		if c.ok != (err == nil) || c.ok != (b.count() == 1) {
+			t.Errorf("%s: %v, %d proposals", c.name, err, b.count())
+		}
+		if !c.ok {
+			code(t, c.name, err, fault.Refused)
+		}
+	}
+}
+
+// leading answers for a leader.
+type leading struct {
+	chainfirev1.UnimplementedClusterServer
+	err error
+}
+
+func (l leading) MemberPromote(context.Context, *chainfirev1.MemberPromoteRequest) (*chainfirev1.MemberPromoteResponse, error) {
+	return nil, rpcfault.ToStatus(l.err)
+}
+
+// A refusal by the leader is the fault that it is there.
+func TestRefusalOfTheLeaderIsAFault(t *testing.T) {
+	for _, want := range []*fault.Error{
+		fault.Newf(fault.Refused, "promote", "behind").WithHint("wait"),
+		fault.Newf(fault.NotLeader, "forward", "not any more"),
+		fault.Newf(fault.Timeout, "propose", "slow"),
+	} {
+		b := newBackend()
+		b.leader = serve(t, func(r grpc.ServiceRegistrar) { chainfirev1.RegisterClusterServer(r, leading{err: want}) })()
+		err := New(b).PromoteMember(t.Context(), 6)
+		code(t, want.Error(), err, want.Code)
+		if _, is := status.FromError(err); is || err.Error() != want.Error() || fault.HintOf(err) != want.Hint {
+			t.Errorf("%q, hint %q; the leader said %q, hint %q", err, fault.HintOf(err), want, want.Hint)
+		}
+	}
+}
+
 // A change waits while another one is pending, and ends with its caller.
 func TestChangesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -347,9 +415,9 @@ func TestMemberList(t *testing.T) {
 	}
 	var got []string
 	for _, m := range res.GetMembers() {
-		got = append(got, fmt.Sprint(m.GetId(), m.GetRole(), m.GetState()))
+		got = append(got, fmt.Sprint(m.GetId(), m.GetRole(), m.GetState(), m.GetStayLearner()))
 	}
-	if s := strings.Join(got, ", "); s != "1votermember, 2learnermember, 3learnerreserved, 4voterreserved" {
+	if s := strings.Join(got, ", "); s != "1votermemberfalse, 2learnermemberfalse, 3learnerreservedtrue, 4voterreservedfalse" {
 		t.Errorf("%s", s)
 	}
 	if _, err := New(b).MemberList(t.Context(), &chainfirev1.MemberListRequest{Linearizable: true}); err != nil || b.barriers != 1 {

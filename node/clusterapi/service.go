@@ -128,7 +128,8 @@ func atLeader[R any](ctx context.Context, b Backend, local func(context.Context)
 
 // memberOf is the wire form of a record.
 func memberOf(r *entryv1.MemberRecord) *chainfirev1.Member {
-	m := &chainfirev1.Member{Id: r.GetId(), Name: r.GetName(), PeerUrls: r.GetPeerUrls(), ClientUrls: r.GetClientUrls(), Role: "voter"}
+	m := &chainfirev1.Member{Id: r.GetId(), Name: r.GetName(), PeerUrls: r.GetPeerUrls(), ClientUrls: r.GetClientUrls(), Role: "voter",
+		StayLearner: r.GetStayLearner()}
 	if r.GetLearner() {
 		m.Role = "learner"
 	}

@@ -29,6 +29,7 @@ type Node struct {
 	Client, Peer, Metrics string // URLs, the same over restarts
 	ID                    string // 16 hex digits, from the ready line
 	PID                   int
+	Env                   []string // KEY=value, beside the environment of the tests
 
 	logPath string
 	cmd     *exec.Cmd
@@ -59,6 +60,7 @@ func (n *Node) Spawn(flags ...string) {
 	fmt.Fprintf(log, "--- cfseed %s\n", strings.Join(args, " "))
 	cmd := exec.Command(binary, args...)
 	cmd.Stderr = log
+	cmd.Env = append(os.Environ(), n.Env...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		n.c.t.Fatal(err)

@@ -47,7 +47,8 @@ type local struct {
 	proposals  atomic.Int64
 	failWith   atomic.Pointer[error] // what Propose, ReadIndex and the member calls answer
 	lastPurged atomic.Int64
-	ahead      atomic.Int64 // writes of others since the response was made
+	ahead      atomic.Int64           // writes of others since the response was made
+	late       atomic.Pointer[func()] // what this member applies only when it must
 }
 
 func newLocal(t *testing.T) *local {
@@ -130,6 +131,9 @@ func (l *local) Propose(_ context.Context, kind envelope.Kind, body proto.Messag
 
 func (l *local) ReadIndex(context.Context) error {
 	l.reads.Add(1)
+	if apply := l.late.Swap(nil); apply != nil {
+		(*apply)()
+	}
 	return l.failure()
 }
 
@@ -249,16 +253,22 @@ type server struct {
 
 func serve(t *testing.T, opts etcdapi.Options, gate netsec.Gate) *server {
 	t.Helper()
-	s := &server{local: newLocal(t)}
-	s.api = etcdapi.New(s.local, opts)
+	l := newLocal(t)
+	return serveBackend(t, l, l, opts, gate)
+}
+
+// serveBackend serves b, which is made of l.
+func serveBackend(t *testing.T, l *local, b etcdapi.Backend, opts etcdapi.Options, gate netsec.Gate) *server {
+	t.Helper()
+	s := &server{local: l, api: etcdapi.New(b, opts)}
 	s.grpc = grpc.NewServer(append(s.api.ServerOptions(), gate.ServerOptions()...)...)
 	s.api.Register(s.grpc)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	served := make(chan error, 1)
-	go func() { served <- s.grpc.Serve(l) }()
+	go func() { served <- s.grpc.Serve(listener) }()
 	t.Cleanup(func() {
 		s.api.Shutdown()
 		s.grpc.Stop()
@@ -266,11 +276,11 @@ func serve(t *testing.T, opts etcdapi.Options, gate netsec.Gate) *server {
 			t.Error(err)
 		}
 	})
-	s.conn, err = grpc.NewClient("passthrough:///"+l.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	s.conn, err = grpc.NewClient("passthrough:///"+listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.cli, err = clientv3.New(clientv3.Config{Endpoints: []string{l.Addr().String()}, Logger: zap.NewNop(), DialTimeout: 20 * time.Second})
+	s.cli, err = clientv3.New(clientv3.Config{Endpoints: []string{listener.Addr().String()}, Logger: zap.NewNop(), DialTimeout: 20 * time.Second})
 	if err != nil {
 		t.Fatal(err)
 	}

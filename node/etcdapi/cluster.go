@@ -31,7 +31,7 @@ func (c clusterServer) MemberAdd(ctx context.Context, r *pb.MemberAddRequest) (*
 	if err != nil {
 		return nil, c.s.fail(err)
 	}
-	return &pb.MemberAddResponse{Header: c.s.header(nil), Member: present(added), Members: presentAll(all)}, nil
+	return &pb.MemberAddResponse{Header: c.header(), Member: present(added), Members: presentAll(all)}, nil
 }
 
 func (c clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
@@ -39,9 +39,9 @@ func (c clusterServer) MemberRemove(ctx context.Context, r *pb.MemberRemoveReque
 		return nil, err
 	}
 	if err := c.s.backend.RemoveMember(ctx, r.GetID()); err != nil {
-		return nil, c.s.fail(err)
+		return nil, c.failOf(err, rpctypes.ErrGRPCUnhealthy)
 	}
-	return &pb.MemberRemoveResponse{Header: c.s.header(nil), Members: presentAll(c.s.backend.Members())}, nil
+	return &pb.MemberRemoveResponse{Header: c.header(), Members: c.changed(ctx, r.GetID())}, nil
 }
 
 func (c clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
@@ -57,7 +57,7 @@ func (c clusterServer) MemberUpdate(ctx context.Context, r *pb.MemberUpdateReque
 	if err := c.s.backend.UpdateMember(ctx, r.GetID(), r.GetPeerURLs()); err != nil {
 		return nil, c.s.fail(err)
 	}
-	return &pb.MemberUpdateResponse{Header: c.s.header(nil), Members: presentAll(c.s.backend.Members())}, nil
+	return &pb.MemberUpdateResponse{Header: c.header(), Members: presentAll(c.s.backend.Members())}, nil
 }
 
 func (c clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
@@ -66,7 +66,7 @@ func (c clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) 
 			return nil, c.s.fail(err)
 		}
 	}
-	return &pb.MemberListResponse{Header: c.s.header(nil), Members: presentAll(c.s.backend.Members())}, nil
+	return &pb.MemberListResponse{Header: c.header(), Members: presentAll(c.s.backend.Members())}, nil
 }
 
 func (c clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
@@ -78,14 +78,43 @@ func (c clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteReq
 		return nil, rpctypes.ErrGRPCMemberNotLearner
 	}
 	if err := c.s.backend.PromoteMember(ctx, r.GetID()); err != nil {
-		// What is refused and has no name of its own in etcd is not in sync.
-		leader, _ := c.s.backend.Role()
-		if _, is := asStatus(err); !is && known(err, leader == 0) == nil && fault.Is(err, fault.Refused) {
-			return nil, explain(rpctypes.ErrGRPCLearnerNotReady, err)
-		}
-		return nil, c.s.fail(err)
+		return nil, c.failOf(err, rpctypes.ErrGRPCLearnerNotReady)
 	}
-	return &pb.MemberPromoteResponse{Header: c.s.header(nil), Members: presentAll(c.s.backend.Members())}, nil
+	return &pb.MemberPromoteResponse{Header: c.header(), Members: c.changed(ctx, r.GetID())}, nil
+}
+
+// changed lists the members after the leader has changed one: this member may
+// not have applied it yet. What is done is no failure if it can not find out,
+// and one that was removed is not told any more.
+func (c clusterServer) changed(ctx context.Context, id uint64) []*pb.Member {
+	if id != c.s.backend.Header().GetMemberId() {
+		_ = c.s.backend.ReadIndex(ctx)
+	}
+	return presentAll(c.s.backend.Members())
+}
+
+// failOf is the answer to a call that has an ID and nothing else: what was
+// wrong with the request is that ID, and refused is etcd's word for a refusal
+// that has no other there.
+func (c clusterServer) failOf(err, refused error) error {
+	leader, _ := c.s.backend.Role()
+	if _, is := asStatus(err); is || known(err, leader == 0) != nil {
+		return c.s.fail(err)
+	}
+	switch fault.CodeOf(err) {
+	case fault.Usage:
+		return explain(rpctypes.ErrGRPCMemberNotFound, err)
+	case fault.Refused:
+		return explain(refused, err)
+	}
+	return c.s.fail(err)
+}
+
+// header is without a revision, as etcd's is for what does not touch keys.
+func (c clusterServer) header() *pb.ResponseHeader {
+	h := c.s.header(nil)
+	h.Revision = 0
+	return h
 }
 
 // find gives a member's record, or etcd's error for one that is not listed.

@@ -18,7 +18,9 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/node/etcdapi"
+	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
@@ -43,8 +45,8 @@ func TestMemberLife(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if resp.Header.GetClusterId() != clusterID {
-			t.Errorf("header %v", resp.Header)
+		if h := resp.Header; h.GetClusterId() != clusterID || h.GetMemberId() != selfID || h.GetRaftTerm() != 2 || h.GetRevision() != 0 {
+			t.Errorf("header %v", h)
 		}
 		for i := 1; i < len(resp.Members); i++ {
 			if resp.Members[i-1].GetID() >= resp.Members[i].GetID() {
@@ -148,6 +150,9 @@ func TestMemberCallsPassFaultsOn(t *testing.T) {
 	if !errors.Is(rpctypes.Error(err), rpctypes.ErrMemberLearnerNotReady) {
 		t.Errorf("not caught up: %v", err)
 	}
+	if err := calls["remove"](); !errors.Is(rpctypes.Error(err), rpctypes.ErrUnhealthy) {
+		t.Errorf("no quorum would be left: %v", err)
+	}
 	found := false
 	for _, d := range status.Convert(err).Details() {
 		info, ok := d.(*chainfirev1.ErrorInfo)
@@ -155,6 +160,12 @@ func TestMemberCallsPassFaultsOn(t *testing.T) {
 	}
 	if !found {
 		t.Error("our own words are lost")
+	}
+	s.fail(fault.Newf(fault.Usage, "member", "gone at the leader"))
+	for _, name := range []string{"remove", "promote"} {
+		if err := calls[name](); !errors.Is(rpctypes.Error(err), rpctypes.ErrMemberNotFound) {
+			t.Errorf("%s of one that the leader does not know: %v", name, err)
+		}
 	}
 	s.fail(nil)
 	for _, urls := range [][]string{nil, {"10.0.0.2:2380"}, {"ftp://10.0.0.2:1"}, {"http://10.0.0.2"}, {"http://h:1/path"}, make([]string, 17)} {
@@ -167,6 +178,35 @@ func TestMemberCallsPassFaultsOn(t *testing.T) {
 	}
 }
 
+// behind is a member that has not applied what the leader has done for it.
+type behind struct{ *local }
+
+func (b behind) RemoveMember(ctx context.Context, id uint64) error {
+	apply := func() {
+		if err := b.local.RemoveMember(ctx, id); err != nil {
+			b.t.Error(err)
+		}
+	}
+	b.late.Store(&apply)
+	return nil
+}
+
+// The answer to a change shows the change, at a member that is behind as well;
+// a member that was removed asks nobody.
+func TestMembersAfterAChange(t *testing.T) {
+	l := newLocal(t)
+	id := l.must(envelope.ReserveMember, &entryv1.ReserveMember{PeerUrls: []string{"http://10.0.0.2:2380"}}).Response.(*entryv1.MemberRecord).GetId()
+	s := serveBackend(t, l, behind{l}, etcdapi.Options{}, nil)
+	removed, err := s.cli.MemberRemove(ctx(t), id)
+	if err != nil || len(removed.Members) != 1 {
+		t.Errorf("%v, %v", removed, err)
+	}
+	l.reads.Store(0)
+	if _, err := s.cli.MemberRemove(ctx(t), selfID); err != nil || l.reads.Load() != 0 {
+		t.Errorf("%v, %d reads", err, l.reads.Load())
+	}
+}
+
 func TestMaintenance(t *testing.T) {
 	s := serve(t, etcdapi.Options{}, nil)
 	st, err := s.cli.Status(ctx(t), s.conn.Target()[len("passthrough:///"):])
@@ -174,9 +214,16 @@ func TestMaintenance(t *testing.T) {
 		t.Fatal(err)
 	}
 	if st.Version != "3.7.0" || st.DbSize != 4096 || st.DbSizeInUse != 1024 || st.DbSizeQuota != 1<<30 || st.Leader != selfID ||
-		st.RaftIndex != 11 || st.RaftTerm != 2 || st.RaftAppliedIndex != 10 || st.IsLearner || len(st.Errors) != 1 {
+		st.RaftIndex != 11 || st.RaftTerm != 2 || st.RaftAppliedIndex != 10 || st.IsLearner || len(st.Errors) != 1 ||
+		st.Header.GetRevision() != s.m.Revision() || st.DowngradeInfo == nil || st.DowngradeInfo.GetEnabled() {
 		t.Errorf("%v", st)
 	}
+	s.leader.Store(0)
+	st, err = s.cli.Status(ctx(t), s.conn.Target()[len("passthrough:///"):])
+	if err != nil || len(st.Errors) != 2 || st.Errors[1] != "etcdserver: no leader" {
+		t.Errorf("without a leader: %v, %v", st, err)
+	}
+	s.leader.Store(selfID)
 	if alarms, err := s.cli.AlarmList(ctx(t)); err != nil || len(alarms.Alarms) != 0 {
 		t.Errorf("%v, %v", alarms, err)
 	}

@@ -22,6 +22,7 @@
 //
 // # Differences from etcd
 //
-// Maintenance answers Status and Alarm (GET: there are none); the rest of it,
-// and the services Lease and Auth, are Unimplemented.
+// docs/etcd-compatibility.md lists what a client can tell. Maintenance answers
+// Status and Alarm (GET: there are none); the rest of it, and the services
+// Lease and Auth, are Unimplemented.
 package etcdapi

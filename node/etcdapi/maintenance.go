@@ -2,8 +2,10 @@ package etcdapi
 
 import (
 	"context"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -18,11 +20,15 @@ func (m maintenanceServer) Status(ctx context.Context, _ *pb.StatusRequest) (*pb
 	if err != nil {
 		return nil, m.s.fail(err)
 	}
+	problems := st.Errors
+	if st.Leader == 0 {
+		problems = append(slices.Clone(problems), rpctypes.ErrNoLeader.Error())
+	}
 	return &pb.StatusResponse{
 		Header: m.s.header(nil), Version: st.Version,
 		DbSize: st.DBSize, DbSizeInUse: st.DBSizeInUse, DbSizeQuota: st.DBSizeQuota,
 		Leader: st.Leader, RaftIndex: st.RaftIndex, RaftTerm: st.RaftTerm, RaftAppliedIndex: st.AppliedIndex,
-		IsLearner: st.IsLearner, Errors: st.Errors,
+		IsLearner: st.IsLearner, Errors: problems, DowngradeInfo: &pb.DowngradeInfo{},
 	}, nil
 }
 

@@ -286,7 +286,7 @@ func (n *Newcomer) CatchUp(ctx context.Context, id uint64) (*chainfirev1.JoinSta
 			return nil, fault.Newf(fault.Refused, "catch up", "member %s was removed while it joined", ident.FormatID(id))
 		case m.GetRole() == "voter":
 			return st, nil
-		case caughtUp && n.cfg.Learner:
+		case caughtUp && (n.cfg.Learner || m.GetStayLearner()): // whoever reserved may know more than our flags
 			return st, nil
 		case caughtUp && n.current == PhaseCatchUp:
 			n.startPhase(PhasePromote)

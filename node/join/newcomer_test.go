@@ -212,6 +212,8 @@ func statusOf(state, role, progress string, match, last uint64) *chainfirev1.Joi
 func TestCatchUp(t *testing.T) {
 	near, far := statusOf("member", "learner", "replicate", 90, 100), statusOf("member", "learner", "replicate", 10, 100)
 	voter := statusOf("member", "voter", "replicate", 100, 100)
+	stays := statusOf("member", "learner", "replicate", 90, 100)
+	stays.Member.StayLearner = true
 	for _, c := range []struct {
 		name     string
 		learner  bool
@@ -222,6 +224,7 @@ func TestCatchUp(t *testing.T) {
 		{"promoted", false, []*chainfirev1.JoinStatusResponse{far, near, near, voter}, "catch_up promote", ""},
 		{"promoted at once", false, []*chainfirev1.JoinStatusResponse{voter}, "catch_up", ""},
 		{"stays a learner", true, []*chainfirev1.JoinStatusResponse{far, near}, "catch_up", ""},
+		{"reserved as one that stays a learner", false, []*chainfirev1.JoinStatusResponse{far, stays}, "catch_up", ""},
 		{"reserved yet, at a leader that is behind", false, []*chainfirev1.JoinStatusResponse{statusOf("reserved", "learner", "none", 0, 100), voter}, "catch_up", ""},
 		{"64 behind is near", true, []*chainfirev1.JoinStatusResponse{statusOf("member", "learner", "replicate", 36, 100)}, "catch_up", ""},
 		{"near, but probing", true, []*chainfirev1.JoinStatusResponse{statusOf("member", "learner", "probe", 100, 100), statusOf("removed", "learner", "none", 0, 0)}, "catch_up", fault.Refused},

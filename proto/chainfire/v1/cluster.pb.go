@@ -32,6 +32,7 @@ type Member struct {
 	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // reserved | member | removed
 	PeerUrls      []string               `protobuf:"bytes,5,rep,name=peer_urls,json=peerUrls,proto3" json:"peer_urls,omitempty"`
 	ClientUrls    []string               `protobuf:"bytes,6,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
+	StayLearner   bool                   `protobuf:"varint,7,opt,name=stay_learner,json=stayLearner,proto3" json:"stay_learner,omitempty"` // not promoted unless somebody asks for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -106,6 +107,13 @@ func (x *Member) GetClientUrls() []string {
 		return x.ClientUrls
 	}
 	return nil
+}
+
+func (x *Member) GetStayLearner() bool {
+	if x != nil {
+		return x.StayLearner
+	}
+	return false
 }
 
 type MemberAddRequest struct {
@@ -1984,7 +1992,7 @@ var File_chainfire_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\n" +
-	"\x1achainfire/v1/cluster.proto\x12\fchainfire.v1\x1a\x1echainfire/entry/v1/entry.proto\"\x94\x01\n" +
+	"\x1achainfire/v1/cluster.proto\x12\fchainfire.v1\x1a\x1echainfire/entry/v1/entry.proto\"\xb7\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1992,7 +2000,8 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x05state\x18\x04 \x01(\tR\x05state\x12\x1b\n" +
 	"\tpeer_urls\x18\x05 \x03(\tR\bpeerUrls\x12\x1f\n" +
 	"\vclient_urls\x18\x06 \x03(\tR\n" +
-	"clientUrls\"\xf2\x01\n" +
+	"clientUrls\x12!\n" +
+	"\fstay_learner\x18\a \x01(\bR\vstayLearner\"\xf2\x01\n" +
 	"\x10MemberAddRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tpeer_urls\x18\x02 \x03(\tR\bpeerUrls\x12\x18\n" +
