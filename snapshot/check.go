@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"slices"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -93,14 +94,18 @@ func (s *Stage) compareNames() error {
 	return nil
 }
 
-// readBack compares every byte on disk with the manifest.
+// readBack compares every byte with the manifest. What Put has read back from
+// the disk may come from memory now.
 func (s *Stage) readBack(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
-	bufs := newBuffers(s.m.ChunkSize)
 	for i := range s.m.Files {
+		f := &s.files[i]
+		f.mu.Lock()
+		fromDisk := !f.checked
+		f.mu.Unlock()
 		group.Go(func() error {
-			err := s.readBackFile(ctx, i, bufs)
+			err := s.readBackFile(ctx, i, fromDisk)
 			if fault.Is(err, fault.Corrupt) {
 				err = errors.Join(err, s.drop(i))
 			}
@@ -110,7 +115,8 @@ func (s *Stage) readBack(ctx context.Context) error {
 	return group.Wait()
 }
 
-func (s *Stage) readBackFile(ctx context.Context, file int, bufs buffers) error {
+// readBackFile compares the bytes of one synced file with the manifest.
+func (s *Stage) readBackFile(ctx context.Context, file int, fromDisk bool) error {
 	const op = "verify seed"
 	entry, path := &s.m.Files[file], s.path(file)
 	f, err := s.fs.Open(path)
@@ -125,8 +131,10 @@ func (s *Stage) readBackFile(ctx context.Context, file int, bufs buffers) error 
 	if uint64(info.Size()) != entry.Size {
 		return fault.Newf(fault.Corrupt, op, "%d bytes on disk, want %d", info.Size(), entry.Size).At(path)
 	}
-	forgetCached(f)
-	sums, err := sumChunks(ctx, f, entry.Size, s.m.ChunkSize, bufs)
+	if fromDisk {
+		forgetCached(f)
+	}
+	sums, err := sumChunks(ctx, &inTurn{f, &s.disk}, entry.Size, s.m.ChunkSize, s.bufs)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return fault.New(fault.Corrupt, op, err).At(path)
 	}
@@ -145,6 +153,18 @@ func (s *Stage) readBackFile(ctx context.Context, file int, bufs buffers) error 
 	return nil
 }
 
+// inTurn reads while nothing else is on its way to or from the disk.
+type inTurn struct {
+	f    io.ReaderAt
+	disk *sync.Mutex
+}
+
+func (r *inTurn) ReadAt(p []byte, off int64) (int, error) {
+	r.disk.Lock()
+	defer r.disk.Unlock()
+	return r.f.ReadAt(p, off)
+}
+
 // drop forgets a staged file, so that it is fetched again into a new inode.
 func (s *Stage) drop(file int) error {
 	if err := removeAll(s.fs, s.path(file)); err != nil {
@@ -154,7 +174,7 @@ func (s *Stage) drop(file int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.have)
-	f.missing, f.synced = len(s.m.Files[file].Chunks), false
+	f.missing, f.synced, f.checked = len(s.m.Files[file].Chunks), false, false
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done -= s.m.Files[file].Size

@@ -31,7 +31,8 @@ type Stage struct {
 	files   []stagedFile
 	reused  uint64
 
-	disk sync.Mutex // held while a chunk is on its way to the disk
+	disk sync.Mutex // held while a chunk is on its way to or from the disk
+	bufs buffers
 
 	mu   sync.Mutex
 	done uint64 // bytes staged
@@ -44,6 +45,7 @@ type stagedFile struct {
 	have    []uint64 // bit set of chunks whose bytes are written
 	missing int      // chunks
 	synced  bool     // whole and synced by this Stage
+	checked bool     // and read back from the disk since
 }
 
 func (f *stagedFile) has(i int) bool { return f.have[i/64]&(1<<(i%64)) != 0 }
@@ -103,7 +105,7 @@ func openStage(ctx context.Context, d *datadir.Dir, encoded []byte, member bool)
 	s := &Stage{
 		d: d, fs: d.FS(), member: member, m: m,
 		encoded: append([]byte(nil), encoded...), root: manifest.RootOf(encoded),
-		files: make([]stagedFile, len(m.Files)),
+		files: make([]stagedFile, len(m.Files)), bufs: newBuffers(m.ChunkSize),
 	}
 	for i := range s.files {
 		s.files[i].missing = len(m.Files[i].Chunks)
@@ -255,6 +257,7 @@ func (f *stagedFile) appendMissing(out []Range, file, chunks int) []Range {
 // written: wrong ones, and chunks that the seed does not have, are
 // fault.Corrupt and leave the stage usable. After a failed write or sync every
 // call gives that error; open the stage again to resume. data is not kept.
+// With the last chunk of a file, all of it is read back from the disk.
 func (s *Stage) Put(file, index int, data []byte) error {
 	const op = "stage chunk"
 	if file < 0 || file >= len(s.files) || index < 0 || index >= len(s.m.Files[file].Chunks) {
@@ -285,6 +288,10 @@ func (s *Stage) Put(file, index int, data []byte) error {
 	s.mu.Lock()
 	s.done += uint64(length)
 	s.mu.Unlock()
+	if whole {
+		// While other files are on their way. What is wrong Verify finds again.
+		f.checked = s.readBackFile(context.Background(), file, true) == nil
+	}
 	return nil
 }
 

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"runtime"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -38,10 +40,22 @@ func nodeCommand(env *command.Env) *cli.Command {
 			if err != nil {
 				return err
 			}
+			spareThreads()
 			cfg.Logger = s.Log
 			cfg.Ready = func(line string) { fmt.Fprintln(s.Stdout, line) }
 			return node.Run(ctx, cfg)
 		}),
+	}
+}
+
+// spareThreads lets more goroutines run at a time than there are processors.
+// While those of a seed keep every one of Go's processors busy, a request waits
+// until the scheduler next looks at the network or takes a processor away, up
+// to 10 ms at each step of its way; between threads the kernel decides, and it
+// prefers those that have used little. GOMAXPROCS, when set, has the last word.
+func spareThreads() {
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 4)
 	}
 }
 
