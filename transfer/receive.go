@@ -165,7 +165,8 @@ func (r *receiver) run() (Stage, error) {
 	}
 	r.cfg.Logger.Info("receiving seed", "peer", peerName(r.stream.Context()), "position", r.layout.Position.String(),
 		"lease", ident.FormatID(r.offer.Meta.LeaseID), "bytes", r.layout.TotalBytes())
-	stage, err := r.cfg.OpenStage(encoded)
+	var stage Stage
+	err = r.alive(func() (err error) { stage, err = r.cfg.OpenStage(encoded); return err })
 	if err != nil {
 		return nil, err
 	}
@@ -274,8 +275,14 @@ func (r *receiver) fetch(ranges []Range) error {
 	})
 }
 
-// finish calls Finish, and tells the pusher meanwhile that somebody is there.
+// finish calls Finish.
 func (r *receiver) finish(stage Stage) error {
+	return r.alive(func() error { return r.cfg.Finish(r.ctx, r.offer, stage) })
+}
+
+// alive calls f, which may take long, and tells the pusher meanwhile that
+// somebody is there.
+func (r *receiver) alive(f func() error) error {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -290,7 +297,7 @@ func (r *receiver) finish(stage Stage) error {
 			}
 		}
 	})
-	err := r.cfg.Finish(r.ctx, r.offer, stage)
+	err := f()
 	close(done)
 	wg.Wait()
 	return err

@@ -242,7 +242,9 @@ func (r *round) restage(ctx context.Context) error {
 			return &localError{err}
 		}
 	}
+	r.idle.pause() // it may read back a large stage, and the source is not to blame
 	stage, err := r.cfg.OpenStage(encoded)
+	r.idle.touch()
 	if err != nil {
 		return &localError{err}
 	}

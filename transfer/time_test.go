@@ -21,27 +21,18 @@ import (
 func inBubble(t *testing.T, seed *memSeed, w *wire, f func(t *testing.T, src *source, dial DialFunc)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		l := bufconn.Listen(1 << 20)
 		src := &source{leases: newFakeLeases(), provider: &fakeProvider{seeds: []Seed{seed}}, auth: &fakeAuth{}, wire: w}
 		var err error
 		src.server, err = NewServer(Config{Authorizer: src.auth, Leases: src.leases, Seeds: src.provider, Cluster: testCluster, Logger: quiet()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		g := grpc.NewServer(ServerOptions()...)
-		chainfirev1.RegisterSeedServer(g, src.server)
-		var wg sync.WaitGroup
-		wg.Go(func() { _ = g.Serve(w.listen(l)) })
-		f(t, src, func(_ context.Context, _ string, opts ...grpc.DialOption) (Conn, error) {
-			return grpc.NewClient("passthrough:///memory", append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
-				grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
+		t.Cleanup(func() {
+			if err := src.server.Close(); err != nil {
+				t.Error(err)
+			}
 		})
-		w.kill()
-		g.Stop()
-		wg.Wait()
-		if err := src.server.Close(); err != nil {
-			t.Error(err)
-		}
+		f(t, src, serveInMemory(t, w, func(g *grpc.Server) { chainfirev1.RegisterSeedServer(g, src.server) }))
 	})
 }
 
@@ -67,6 +58,62 @@ func TestIdleTimeoutIsExact(t *testing.T) {
 				t.Errorf("silent from byte %d: gave up after %s, want 60 s to 66 s", at, took)
 			}
 		})
+	}
+}
+
+// TestLongStage: reading back what was staged before may take longer than any
+// silence that is borne, and the other side is not given up for it.
+func TestLongStage(t *testing.T) {
+	const long = 10 * time.Minute
+	seed := seedSpec{chunkSize: 16 << 10, sizes: []int{300_000}}.build(t)
+	slowly := func(ctx context.Context, disk *memDisk) func([]byte) (Stage, error) {
+		return func(encoded []byte) (Stage, error) {
+			if err := sleep(ctx, long); err != nil {
+				return nil, err
+			}
+			return disk.open(encoded)
+		}
+	}
+	t.Run("pull", func(t *testing.T) {
+		inBubble(t, seed, new(wire), func(t *testing.T, _ *source, dial DialFunc) {
+			disk := newMemDisk()
+			cfg := pullConfig(disk, "memory")
+			cfg.Dial, cfg.OpenStage = dial, slowly(t.Context(), disk)
+			if _, err := Pull(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			disk.check(t, seed)
+		})
+	})
+	t.Run("push", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			a := &target{disk: newMemDisk()}
+			a.cfg = ReceiveConfig{OpenStage: slowly(t.Context(), a.disk), Logger: quiet(), Conns: new(ConnMeter),
+				Accept: func(context.Context, Offer) error { return nil },
+				Finish: func(context.Context, Offer, Stage) error { return nil }}
+			dial := serveInMemory(t, new(wire), func(g *grpc.Server) { chainfirev1.RegisterAwaitServer(g, a) })
+			cfg := pushConfig(seed, "memory")
+			cfg.Dial = dial
+			if _, err := Push(t.Context(), cfg); err != nil {
+				t.Fatal(err)
+			}
+			a.disk.check(t, seed)
+		})
+	})
+}
+
+// serveInMemory serves over memory until the test ends, inside a bubble.
+func serveInMemory(t *testing.T, w *wire, register func(*grpc.Server)) DialFunc {
+	t.Helper()
+	l := bufconn.Listen(1 << 20)
+	g := grpc.NewServer(ServerOptions()...)
+	register(g)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = g.Serve(w.listen(l)) })
+	t.Cleanup(func() { w.kill(); g.Stop(); wg.Wait() })
+	return func(_ context.Context, _ string, opts ...grpc.DialOption) (Conn, error) {
+		return grpc.NewClient("passthrough:///memory", append(opts, grpc.WithTransportCredentials(insecure.NewCredentials()),
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))...)
 	}
 }
 
