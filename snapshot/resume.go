@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/chainfire/cfseed/internal/datadir"
-	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/snapshot/chunk"
 	"github.com/chainfire/cfseed/snapshot/manifest"
 )
@@ -185,80 +184,4 @@ func (s *Stage) scanFile(ctx context.Context, file int, bufs buffers) error {
 	s.done += bytes
 	s.reused += bytes
 	return nil
-}
-
-// Adopt looks in dir, the state directory of another or former member, for
-// files of this seed and copies those it finds, by digest, whatever their name.
-// dir is only read. It gives the number of bytes that need not be fetched.
-func (s *Stage) Adopt(ctx context.Context, dir string) (uint64, error) {
-	names, err := list(s.fs, dir)
-	if err != nil {
-		return 0, err
-	}
-	bySize := map[uint64][]int{}
-	for i := range s.m.Files {
-		if s.files[i].lacks() {
-			bySize[s.m.Files[i].Size] = append(bySize[s.m.Files[i].Size], i)
-		}
-	}
-	var adopted uint64
-	for _, name := range names {
-		if _, ok := manifest.KindOf(name); !ok {
-			continue
-		}
-		n, err := s.adoptFile(ctx, s.fs.PathJoin(dir, name), bySize)
-		adopted += n
-		if err != nil {
-			return adopted, err
-		}
-	}
-	return adopted, nil
-}
-
-func (s *Stage) adoptFile(ctx context.Context, path string, bySize map[uint64][]int) (uint64, error) {
-	const op = "adopt file"
-	f, err := s.fs.Open(path)
-	if err != nil {
-		return 0, failure(op, path, err)
-	}
-	defer func() { _ = f.Close() }() // only read
-	info, err := f.Stat()
-	if err != nil {
-		return 0, failure(op, path, err)
-	}
-	size := uint64(info.Size())
-	if info.IsDir() || len(bySize[size]) == 0 {
-		return 0, nil
-	}
-	bufs := newBuffers(s.m.ChunkSize)
-	sums, err := sumChunks(ctx, f, size, s.m.ChunkSize, bufs)
-	if err != nil {
-		return 0, failure(op, path, err)
-	}
-	digest := manifest.FileDigest(size, sums)
-	buf := bufs.get()
-	var adopted uint64
-	for _, file := range bySize[size] {
-		if s.m.Files[file].Digest != digest {
-			continue
-		}
-		for i := range sums {
-			offset, length := chunk.Bounds(size, s.m.ChunkSize, uint64(i))
-			if err := readAt(f, buf[:length], offset); err != nil {
-				return adopted, failure(op, path, err)
-			}
-			before := s.BytesDone()
-			if err := s.Put(file, i, buf[:length]); err != nil {
-				if fault.Is(err, fault.Corrupt) {
-					break // it changed under us; the rest is fetched
-				}
-				return adopted, err
-			}
-			adopted += s.BytesDone() - before
-		}
-	}
-	s.mu.Lock()
-	s.reused += adopted
-	s.mu.Unlock()
-	return adopted, nil
 }

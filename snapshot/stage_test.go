@@ -309,40 +309,6 @@ func TestUnrelatedSeedStartsOver(t *testing.T) {
 	}
 }
 
-// Adopt finds the tables of a former member and changes nothing there.
-func TestAdopt(t *testing.T) {
-	ctx := context.Background()
-	seed := newTestSeed(t)
-	fs := vfs.NewMem()
-	base, common := relative(t, seed, fs, "base")
-	write(t, fs, "base/junk", []byte("not ours"))
-	before := tree(t, fs, "base")
-	d := datadir.At(fs, "node")
-	st, err := OpenStage(ctx, d, seed.ManifestBytes())
-	if err != nil {
-		t.Fatal(err)
-	}
-	n, err := st.Adopt(ctx, base.Dir())
-	if err != nil || n != common || n != st.BytesReused() || n != st.BytesDone() {
-		t.Errorf("adopted %d of %d, reused %d, done %d: %v", n, common, st.BytesReused(), st.BytesDone(), err)
-	}
-	if again, err := st.Adopt(ctx, base.Dir()); err != nil || again != 0 {
-		t.Errorf("again: %d, %v", again, err)
-	}
-	if !reflect.DeepEqual(tree(t, fs, "base"), before) {
-		t.Error("the base was changed")
-	}
-	if _, err := putMissing(seed, st); err != nil {
-		t.Fatal(err)
-	}
-	if err := st.Install(ctx, anIdentity(), InstallOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := checkWhole(fs, "node", seed); err != nil {
-		t.Error(err)
-	}
-}
-
 // A directory that is not ours to fill is refused and not touched.
 func TestOccupiedDirectoriesAreRefused(t *testing.T) {
 	ctx := context.Background()

@@ -66,28 +66,11 @@ func FromStopped(ctx context.Context, fs vfs.FS, donorDir, scratch string) (seed
 // copyStopped copies the donor's current state to work, under the donor's lock,
 // and gives the cluster its identity names.
 func copyStopped(ctx context.Context, fs vfs.FS, donorDir, work string) (cluster ident.Cluster, err error) {
-	const op = "capture stopped member"
-	donor := datadir.At(fs, donorDir)
-	if there, err := exists(fs, donor.Identity()); err != nil {
-		return cluster, err
-	} else if !there { // before Lock, which would create the directory
-		return cluster, fault.Newf(fault.Refused, op, "no member's data directory").At(donorDir)
-	}
-	lockFile := fs.PathJoin(donorDir, lockName)
-	hadLock, err := exists(fs, lockFile)
+	donor, unlock, err := lockStopped(fs, donorDir)
 	if err != nil {
 		return cluster, err
 	}
-	lock, err := donor.Lock()
-	if err != nil {
-		return cluster, err
-	}
-	defer func() {
-		err = errors.Join(err, lock.Close())
-		if !hadLock {
-			err = errors.Join(err, removeAll(fs, lockFile))
-		}
-	}()
+	defer func() { err = errors.Join(err, unlock()) }()
 	id, err := donor.ReadIdentity()
 	if err != nil {
 		return cluster, err
@@ -99,15 +82,40 @@ func copyStopped(ctx context.Context, fs vfs.FS, donorDir, work string) (cluster
 	return id.Cluster, copyStore(ctx, fs, donor.State(n), work)
 }
 
-// currentState finds out which state-<n> is the donor's. If there are several,
-// an exchange was interrupted and the log knows.
-func currentState(fs vfs.FS, donor *datadir.Dir) (n uint64, err error) {
-	const op = "capture stopped member"
-	names, err := list(fs, donor.Path())
-	if err != nil {
-		return 0, err
+// lockStopped keeps a member's data directory from being used; unlock leaves it
+// as it was.
+func lockStopped(fs vfs.FS, dir string) (d *datadir.Dir, unlock func() error, err error) {
+	d = datadir.At(fs, dir)
+	if there, err := exists(fs, d.Identity()); err != nil {
+		return nil, nil, err
+	} else if !there { // before Lock, which would create the directory
+		return nil, nil, fault.Newf(fault.Refused, "read stopped member", "no member's data directory").At(dir)
 	}
-	prefix := strings.TrimSuffix(fs.PathBase(donor.State(0)), "0")
+	lockFile := fs.PathJoin(dir, lockName)
+	hadLock, err := exists(fs, lockFile)
+	if err != nil {
+		return nil, nil, err
+	}
+	lock, err := d.Lock()
+	if err != nil {
+		return nil, nil, err
+	}
+	return d, func() error {
+		err := lock.Close()
+		if !hadLock {
+			err = errors.Join(err, removeAll(fs, lockFile))
+		}
+		return err
+	}, nil
+}
+
+// statesOf lists the numbers of a member's state directories.
+func statesOf(fs vfs.FS, d *datadir.Dir) ([]uint64, error) {
+	names, err := list(fs, d.Path())
+	if err != nil {
+		return nil, err
+	}
+	prefix := strings.TrimSuffix(fs.PathBase(d.State(0)), "0")
 	var states []uint64
 	for _, name := range names {
 		if number, ok := strings.CutPrefix(name, prefix); ok {
@@ -115,6 +123,17 @@ func currentState(fs vfs.FS, donor *datadir.Dir) (n uint64, err error) {
 				states = append(states, n)
 			}
 		}
+	}
+	return states, nil
+}
+
+// currentState finds out which state-<n> is the donor's. If there are several,
+// an exchange was interrupted and the log knows.
+func currentState(fs vfs.FS, donor *datadir.Dir) (n uint64, err error) {
+	const op = "capture stopped member"
+	states, err := statesOf(fs, donor)
+	if err != nil {
+		return 0, err
 	}
 	if len(states) == 1 {
 		return states[0], nil

@@ -1,0 +1,129 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"os"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/snapshot/chunk"
+	"github.com/chainfire/cfseed/snapshot/manifest"
+)
+
+// AdoptMember is Adopt for the data directory of a stopped or former member of
+// the seed's cluster, whichever state it has. The directory is locked while it
+// is read and left as it was. One that is in use is fault.InUse, one without a
+// member or of another cluster fault.Refused.
+func (s *Stage) AdoptMember(ctx context.Context, dataDir string) (bytes uint64, err error) {
+	const op = "adopt files"
+	base, unlock, err := lockStopped(s.fs, dataDir)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	id, err := base.ReadIdentity()
+	if err != nil {
+		return 0, err
+	}
+	if !id.Cluster.Same(s.m.Cluster) {
+		return 0, fault.Newf(fault.Refused, op, "it is of cluster %s, the seed of cluster %s",
+			ident.FormatID(id.Cluster.ID), ident.FormatID(s.m.Cluster.ID)).At(dataDir).
+			WithHint("name the old directory of a member of this cluster, or none")
+	}
+	states, err := statesOf(s.fs, base)
+	if err != nil {
+		return 0, err
+	}
+	for _, n := range states {
+		adopted, err := s.Adopt(ctx, base.State(n))
+		if bytes += adopted; err != nil {
+			return bytes, err
+		}
+	}
+	return bytes, nil
+}
+
+// Adopt looks in dir, the state directory of another or former member, for
+// files of this seed and copies those it finds, by digest, whatever their name.
+// dir is only read. It gives the number of bytes that need not be fetched.
+func (s *Stage) Adopt(ctx context.Context, dir string) (uint64, error) {
+	names, err := list(s.fs, dir)
+	if err != nil {
+		return 0, err
+	}
+	bySize := map[uint64][]int{}
+	for i := range s.m.Files {
+		if s.files[i].lacks() {
+			bySize[s.m.Files[i].Size] = append(bySize[s.m.Files[i].Size], i)
+		}
+	}
+	var adopted uint64
+	for _, name := range names {
+		if _, ok := manifest.KindOf(name); !ok {
+			continue
+		}
+		n, err := s.adoptFile(ctx, s.fs.PathJoin(dir, name), bySize)
+		adopted += n
+		if err != nil {
+			return adopted, err
+		}
+	}
+	return adopted, nil
+}
+
+// adoptFile copies a file that is one of the seed's. What can not be read, or
+// goes away meanwhile, is fetched instead.
+func (s *Stage) adoptFile(ctx context.Context, path string, bySize map[uint64][]int) (uint64, error) {
+	const op = "adopt file"
+	f, err := s.fs.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, failure(op, path, err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	info, err := f.Stat()
+	if err != nil {
+		return 0, failure(op, path, err)
+	}
+	size := uint64(info.Size())
+	if info.IsDir() || len(bySize[size]) == 0 {
+		return 0, nil
+	}
+	sums, err := sumChunks(ctx, f, size, s.m.ChunkSize, s.bufs)
+	if ctx.Err() != nil {
+		return 0, failure(op, path, err)
+	}
+	if err != nil {
+		return 0, nil
+	}
+	digest := manifest.FileDigest(size, sums)
+	buf := s.bufs.get()
+	defer s.bufs.put(buf)
+	var adopted uint64
+	for _, file := range bySize[size] {
+		if s.m.Files[file].Digest != digest {
+			continue
+		}
+		for i := range sums {
+			offset, length := chunk.Bounds(size, s.m.ChunkSize, uint64(i))
+			if readAt(f, buf[:length], offset) != nil {
+				break
+			}
+			before := s.BytesDone()
+			if err := s.Put(file, i, buf[:length]); err != nil {
+				if fault.Is(err, fault.Corrupt) {
+					break // it changed under us; the rest is fetched
+				}
+				return adopted, err
+			}
+			adopted += s.BytesDone() - before
+		}
+	}
+	s.mu.Lock()
+	s.reused += adopted
+	s.mu.Unlock()
+	return adopted, nil
+}
