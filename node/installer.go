@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -159,6 +160,10 @@ func (in *installer) fetch(ctx context.Context, req *chainfirev1.InstallSnapshot
 			s, err := snapshot.OpenMemberStage(ctx, n.dir, encoded)
 			if err != nil {
 				return nil, err
+			}
+			// What did not change since is here already.
+			if _, err := s.Adopt(ctx, n.dir.State(in.m.log.State())); err != nil {
+				return nil, errors.Join(err, s.Close())
 			}
 			stage = s
 			return join.Staged{Stage: s}, nil

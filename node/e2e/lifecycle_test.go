@@ -3,9 +3,7 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -170,25 +168,7 @@ func TestControlRaftSnapshot(t *testing.T) {
 	w := c.StartWriter(2, 100)
 	w.AwaitMore(50)
 	away.Kill()
-	match := memberIn(c.MustAsk("status"), away.ID).Num("match")
-	// What is applied is flushed for every 64 MiB of log; only then may the log go.
-	value := string(bytes.Repeat([]byte("0123456789abcdef"), 1<<16))
-	client := c.Client(leader)
-	c.EventuallyIn(time.Minute, "a log without what the follower needs", func() error {
-		for i := range 8 {
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-			_, err := client.Put(ctx, fmt.Sprintf("big/%d", i), value)
-			cancel()
-			if err != nil {
-				return err
-			}
-		}
-		r := c.CLI("status", "--endpoints", leader.Client)
-		if first := r.Num("first_index"); first <= match+1 {
-			return errors.New("the log begins at " + fmt.Sprint(first))
-		}
-		return nil
-	})
+	c.fallBehind(leader, away)
 	away.Restart()
 	w.AwaitMore(20)
 	w.CheckOn()
