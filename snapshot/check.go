@@ -94,18 +94,18 @@ func (s *Stage) compareNames() error {
 	return nil
 }
 
-// readBack compares every byte with the manifest. What Put has read back from
-// the disk may come from memory now.
+// readBack compares every byte with the manifest, but for files that Put has
+// read back from the disk and nobody has written to since.
 func (s *Stage) readBack(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for i := range s.m.Files {
 		f := &s.files[i]
 		f.mu.Lock()
-		fromDisk := !f.checked
+		checked := f.checked
 		f.mu.Unlock()
 		group.Go(func() error {
-			err := s.readBackFile(ctx, i, fromDisk)
+			_, err := s.readBackFile(ctx, i, checked)
 			if fault.Is(err, fault.Corrupt) {
 				err = errors.Join(err, s.drop(i))
 			}
@@ -115,42 +115,48 @@ func (s *Stage) readBack(ctx context.Context) error {
 	return group.Wait()
 }
 
-// readBackFile compares the bytes of one synced file with the manifest.
-func (s *Stage) readBackFile(ctx context.Context, file int, fromDisk bool) error {
+// readBackFile compares the bytes of one synced file, as the disk has them, with
+// the manifest, unless it is the file that was checked before. It names what it
+// has seen, zero when that can not be told from another file of the same name.
+func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (seen sumKey, err error) {
 	const op = "verify seed"
 	entry, path := &s.m.Files[file], s.path(file)
 	f, err := s.fs.Open(path)
 	if err != nil {
-		return failure(op, path, err)
+		return sumKey{}, failure(op, path, err)
 	}
 	defer func() { _ = f.Close() }() // only read
 	info, err := f.Stat()
 	if err != nil {
-		return failure(op, path, err)
+		return sumKey{}, failure(op, path, err)
 	}
 	if uint64(info.Size()) != entry.Size {
-		return fault.Newf(fault.Corrupt, op, "%d bytes on disk, want %d", info.Size(), entry.Size).At(path)
+		return sumKey{}, fault.Newf(fault.Corrupt, op, "%d bytes on disk, want %d", info.Size(), entry.Size).At(path)
 	}
-	if fromDisk {
-		forgetCached(f)
+	if key, ok := sumKeyOf(entry, info); ok {
+		seen = key
 	}
+	if checked != (sumKey{}) && seen == checked {
+		return seen, nil
+	}
+	forgetCached(f)
 	sums, err := sumChunks(ctx, &inTurn{f, &s.disk}, entry.Size, s.m.ChunkSize, s.bufs)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
-		return fault.New(fault.Corrupt, op, err).At(path)
+		return sumKey{}, fault.New(fault.Corrupt, op, err).At(path)
 	}
 	if err != nil {
-		return failure(op, path, err)
+		return sumKey{}, failure(op, path, err)
 	}
 	for i := range sums {
 		if sums[i] != entry.Chunks[i] {
-			return fault.Newf(fault.Corrupt, op, "chunk %d on disk is not what was written", i).At(path).
+			return sumKey{}, fault.Newf(fault.Corrupt, op, "chunk %d on disk is not what was written", i).At(path).
 				WithHint("the disk returned other bytes than it was given; check it, then run this again")
 		}
 	}
 	if manifest.FileDigest(entry.Size, sums) != entry.Digest {
-		return fault.Newf(fault.Corrupt, op, "digest differs").At(path)
+		return sumKey{}, fault.Newf(fault.Corrupt, op, "digest differs").At(path)
 	}
-	return nil
+	return seen, nil
 }
 
 // inTurn reads while nothing else is on its way to or from the disk.
@@ -174,7 +180,7 @@ func (s *Stage) drop(file int) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	clear(f.have)
-	f.missing, f.synced, f.checked = len(s.m.Files[file].Chunks), false, false
+	f.missing, f.synced, f.checked = len(s.m.Files[file].Chunks), false, sumKey{}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.done -= s.m.Files[file].Size

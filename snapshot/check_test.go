@@ -2,10 +2,16 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
+	"os"
+	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
@@ -252,5 +258,62 @@ func TestInstallState(t *testing.T) {
 		if name == "staging" || name == "seed-manifest" {
 			t.Errorf("%s is left", name)
 		}
+	}
+}
+
+// On a disk, a table is read back as soon as it is whole, and again only when
+// somebody has written to it since.
+func TestReadBackAsFilesComeIn(t *testing.T) {
+	ctx := context.Background()
+	seed := newTestSeed(t)
+	table := slices.IndexFunc(seed.m.Files, func(f manifest.File) bool { return f.Kind == manifest.KindTable })
+	dir := t.TempDir()
+	var reads atomic.Int64
+	counted := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileReadAt && strings.HasSuffix(op.Path, ".sst") {
+			reads.Add(1)
+		}
+		return nil
+	}))
+	st := staged(t, datadir.At(counted, vfs.Default.PathJoin(dir, "node")), seed)
+	if reads.Swap(0) == 0 {
+		t.Error("no table was read back while the seed came in")
+	}
+	if err := st.readBack(ctx); err != nil || reads.Load() != 0 {
+		t.Errorf("%d reads of tables that were read before: %v", reads.Load(), err)
+	}
+	flipOnDisk(t, st.path(table), 77)
+	if err := st.readBack(ctx); !fault.Is(err, fault.Corrupt) || reads.Load() == 0 {
+		t.Errorf("written to since, %d reads: %v", reads.Load(), err)
+	}
+
+	// A disk that keeps other bytes than it was given says so at once.
+	lying := errorfs.Wrap(vfs.Default, errorfs.InjectorFunc(func(op errorfs.Op) error {
+		if op.Kind == errorfs.OpFileSync && strings.HasSuffix(op.Path, ".sst") {
+			flipOnDisk(t, op.Path, 78)
+		}
+		return nil
+	}))
+	st = staged(t, datadir.At(lying, vfs.Default.PathJoin(dir, "other")), seed)
+	if st.files[table].checked != (sumKey{}) {
+		t.Error("a table with another bit passes for checked")
+	}
+	if err := st.Verify(ctx); !fault.Is(err, fault.Corrupt) {
+		t.Errorf("a disk that keeps other bytes: %v", err)
+	}
+}
+
+func flipOnDisk(t *testing.T, path string, bit int64) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b [1]byte
+	_, rerr := f.ReadAt(b[:], bit/8)
+	b[0] ^= 1 << (bit % 8)
+	_, werr := f.WriteAt(b[:], bit/8)
+	if err := errors.Join(rerr, werr, f.Close()); err != nil {
+		t.Fatal(err)
 	}
 }
