@@ -181,12 +181,22 @@ func (s *Service) conf(ctx context.Context, change state.ConfChange, kind envelo
 // answer in time is listed as not reachable.
 func (s *Service) Status(ctx context.Context, req *chainfirev1.StatusRequest) (*chainfirev1.StatusResponse, error) {
 	if req.GetSelf() {
-		return &chainfirev1.StatusResponse{MemberId: s.b.Self(), Members: []*chainfirev1.MemberStatus{s.b.LocalStatus()}}, nil
+		return s.selfStatus(), nil
 	}
 	return atLeader(ctx, s.b, s.status,
 		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.StatusResponse, error) {
 			return chainfirev1.NewClusterClient(c).Status(ctx, &chainfirev1.StatusRequest{})
 		})
+}
+
+// selfStatus is what this member knows of itself; it asks nobody.
+func (s *Service) selfStatus() *chainfirev1.StatusResponse {
+	out := &chainfirev1.StatusResponse{MemberId: s.b.Self(), Members: []*chainfirev1.MemberStatus{s.b.LocalStatus()}}
+	for _, p := range s.b.Seeds() {
+		out.Seeds = append(out.Seeds, &chainfirev1.SeedStatus{LeaseId: p.LeaseID, Target: p.Target,
+			Percent: p.Percent, BytesPerSecond: p.BytesPerSecond})
+	}
+	return out
 }
 
 func (s *Service) status(ctx context.Context) (*chainfirev1.StatusResponse, error) {
@@ -202,55 +212,72 @@ func (s *Service) status(ctx context.Context) (*chainfirev1.StatusResponse, erro
 	if out.LastIndex, err = s.b.Log().LastIndex(); err != nil {
 		return nil, err
 	}
-	out.Members = s.memberStatuses(ctx, rs, out.LastIndex)
-	for _, p := range s.b.Seeds() {
-		out.Seeds = append(out.Seeds, &chainfirev1.SeedStatus{LeaseId: p.LeaseID, Target: p.Target,
-			Percent: p.Percent, BytesPerSecond: p.BytesPerSecond})
-	}
+	out.Members, out.Seeds = s.memberStatuses(ctx, rs, out.LastIndex)
 	for _, l := range s.b.State().SeedLeases() {
 		out.Leases = append(out.Leases, &chainfirev1.LeaseStatus{Id: l.GetId(), Hold: l.GetHold(), MemberId: l.GetMemberId(),
 			SourceId: l.GetSourceId(), TtlMs: l.GetTtlMs(), CapBytes: l.GetCapBytes(), Target: l.GetTarget()})
 	}
-	slices.SortFunc(out.Seeds, func(a, b *chainfirev1.SeedStatus) int { return cmp.Compare(a.GetLeaseId(), b.GetLeaseId()) })
 	return out, nil
 }
 
 // memberStatuses asks all members at a time, so that those that are away cost
-// one patience together.
-func (s *Service) memberStatuses(ctx context.Context, rs Raft, last uint64) []*chainfirev1.MemberStatus {
+// one patience together. Any of them may be the source of a seed.
+func (s *Service) memberStatuses(ctx context.Context, rs Raft, last uint64) ([]*chainfirev1.MemberStatus, []*chainfirev1.SeedStatus) {
 	records := slices.DeleteFunc(s.b.State().Members(), func(r *entryv1.MemberRecord) bool {
 		return r.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED
 	})
 	out := make([]*chainfirev1.MemberStatus, len(records))
+	seeds := make([][]*chainfirev1.SeedStatus, len(records))
 	var asked sync.WaitGroup
 	for i, rec := range records {
-		asked.Go(func() { out[i] = s.memberStatus(ctx, rec, rs, last) })
+		asked.Go(func() { out[i], seeds[i] = s.memberStatus(ctx, rec, rs, last) })
 	}
 	asked.Wait()
+	return out, mergeSeeds(slices.Concat(seeds...))
+}
+
+// mergeSeeds makes one of what the sources of a seed say: a target that loses
+// one goes on at the next.
+func mergeSeeds(parts []*chainfirev1.SeedStatus) []*chainfirev1.SeedStatus {
+	slices.SortStableFunc(parts, func(a, b *chainfirev1.SeedStatus) int { return cmp.Compare(a.GetLeaseId(), b.GetLeaseId()) })
+	var out []*chainfirev1.SeedStatus
+	for _, p := range parts {
+		if n := len(out); n > 0 && out[n-1].GetLeaseId() == p.GetLeaseId() {
+			out[n-1].Percent = min(100, out[n-1].GetPercent()+p.GetPercent())
+			out[n-1].BytesPerSecond += p.GetBytesPerSecond()
+			continue
+		}
+		out = append(out, p)
+	}
 	return out
 }
 
-func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, rs Raft, last uint64) *chainfirev1.MemberStatus {
+func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, rs Raft, last uint64) (*chainfirev1.MemberStatus, []*chainfirev1.SeedStatus) {
 	m := memberOf(rec)
 	st := &chainfirev1.MemberStatus{Id: m.GetId(), Name: m.GetName(), Role: m.GetRole(), State: m.GetState()}
+	var self *chainfirev1.StatusResponse
 	if rec.GetId() == s.b.Self() {
-		own := s.b.LocalStatus()
-		st.Applied, st.Digest, st.DbBytes, st.Revision = own.GetApplied(), own.GetDigest(), own.GetDbBytes(), own.GetRevision()
+		self = s.selfStatus()
 		st.Match, st.Reachable = last, true
 	} else if p, ok := rs.Progress[rec.GetId()]; ok {
 		st.Match, st.Reachable = p.Match, p.RecentActive
-		if own, err := s.askSelf(ctx, rec); err == nil {
-			st.Applied, st.Digest, st.DbBytes, st.Revision = own.GetApplied(), own.GetDigest(), own.GetDbBytes(), own.GetRevision()
+		if answer, err := s.askSelf(ctx, rec); err == nil {
+			self = answer
 		}
 	}
+	if self != nil {
+		own := self.GetMembers()[0]
+		st.Applied, st.Digest, st.DbBytes, st.Revision = own.GetApplied(), own.GetDigest(), own.GetDbBytes(), own.GetRevision()
+	}
 	st.Lag = last - min(last, st.GetMatch())
-	return st
+	return st, self.GetSeeds()
 }
 
 // statusPatience bounds how long a status waits for a member that is away.
 const statusPatience = 500 * time.Millisecond
 
-func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord) (*chainfirev1.MemberStatus, error) {
+// askSelf gives what another member knows of itself; Members has one element.
+func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord) (*chainfirev1.StatusResponse, error) {
 	if len(rec.GetPeerUrls()) == 0 {
 		return nil, fault.Newf(fault.Unreachable, "status", "no peer URL")
 	}
@@ -267,5 +294,5 @@ func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord) (*chai
 	if len(res.GetMembers()) != 1 || res.GetMemberId() != rec.GetId() {
 		return nil, fault.Newf(fault.Different, "status", "another member answers")
 	}
-	return res.GetMembers()[0], nil
+	return res, nil
 }

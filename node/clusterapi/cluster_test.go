@@ -435,7 +435,8 @@ func (p peerOf) Status(_ context.Context, req *chainfirev1.StatusRequest) (*chai
 	if !req.GetSelf() {
 		return nil, status.Error(codes.Internal, "asked for more than itself")
 	}
-	return &chainfirev1.StatusResponse{MemberId: p.id, Members: []*chainfirev1.MemberStatus{{Id: p.id, Applied: 90, Revision: 4}}}, nil
+	return &chainfirev1.StatusResponse{MemberId: p.id, Members: []*chainfirev1.MemberStatus{{Id: p.id, Applied: 90, Revision: 4}},
+		Seeds: []*chainfirev1.SeedStatus{{LeaseId: 7, Target: "other", Percent: 25, BytesPerSecond: 10}, {LeaseId: 3, Target: "early", Percent: 60, BytesPerSecond: 5}}}, nil
 }
 
 // Status asks all members side by side; one that is away, and one at whose
@@ -470,13 +471,20 @@ func TestStatus(t *testing.T) {
 	if s := strings.Join(got, "; "); s != want {
 		t.Errorf("%s\nwant %s", s, want)
 	}
-	if st.GetLeader() != 1 || st.GetTerm() != 3 || st.GetFirstIndex() != 11 || st.GetLastIndex() != 100 || len(st.GetLeases()) != 1 ||
-		len(st.GetSeeds()) != 2 || st.GetSeeds()[0].GetLeaseId() != 3 {
+	if st.GetLeader() != 1 || st.GetTerm() != 3 || st.GetFirstIndex() != 11 || st.GetLastIndex() != 100 || len(st.GetLeases()) != 1 {
 		t.Errorf("%v", st)
+	}
+	// Those of every member that answers, one element for a seed with two sources.
+	var seeds []string
+	for _, p := range st.GetSeeds() {
+		seeds = append(seeds, fmt.Sprintf("%x %s %v%% %v/s", p.GetLeaseId(), p.GetTarget(), p.GetPercent(), p.GetBytesPerSecond()))
+	}
+	if got := strings.Join(seeds, ", "); got != "3 early 100% 5/s, 7 other 25% 10/s, 8000000000000000 late 0% 0/s" {
+		t.Errorf("seeds %s", got)
 	}
 	b.local.Id = 1
 	self, err := New(b).Status(t.Context(), &chainfirev1.StatusRequest{Self: true})
-	if err != nil || len(self.GetMembers()) != 1 || self.GetMemberId() != 1 {
+	if err != nil || len(self.GetMembers()) != 1 || self.GetMemberId() != 1 || len(self.GetSeeds()) != 2 {
 		t.Errorf("%v, %v", self, err)
 	}
 }
