@@ -89,7 +89,8 @@ func pullShape(out *join.PullOutcome) output.Pull {
 		ManifestRoot: id.Seed.ManifestRoot[:], AlreadyComplete: out.AlreadyComplete,
 	}
 	if !out.LeaseExpires.IsZero() {
-		shape.LeaseExpires = out.LeaseExpires.UTC().Format(time.RFC3339)
+		expires := out.LeaseExpires.UTC().Format(time.RFC3339)
+		shape.LeaseExpires = &expires
 	}
 	return shape
 }
@@ -101,7 +102,7 @@ func writePull(w io.Writer, p output.Pull, dir string) {
 	}
 	fmt.Fprintf(w, "%s is seeded at %s, revision %d: %s in %d files, %s on the wire, %s reused, %.2fs\n",
 		dir, p.Position, p.Revision, output.Size(p.BytesTotal), p.Files, output.Size(p.BytesWire), output.Size(p.BytesReused), p.Seconds)
-	if p.LeaseExpires != "" {
-		fmt.Fprintf(w, "lease %s expires %s; before that: cfseed node --data-dir %s --join ENDPOINTS\n", p.LeaseID, p.LeaseExpires, dir)
+	if p.LeaseExpires != nil {
+		fmt.Fprintf(w, "lease %s expires %s; before that: cfseed node --data-dir %s --join ENDPOINTS\n", p.LeaseID, *p.LeaseExpires, dir)
 	}
 }

@@ -96,6 +96,9 @@ func TestPullStoppedDirectory(t *testing.T) {
 	if r.Code != 0 || r.JSON["member_id"] != nil || r.JSON["lease_id"] != nil || r.Num("revision") < 200 || r.Num("position", "index") <= 0 {
 		t.Fatalf("pull: %s", r)
 	}
+	if expires, told := r.JSON["lease_expires"]; !told || expires != nil {
+		t.Errorf("lease_expires is %v, told %t; a copy has no lease", expires, told)
+	}
 	if after := treeHash(t, donor.DataDir); after != before {
 		t.Errorf("the donor's directory was %s, is %s", before, after)
 	}

@@ -1,7 +1,7 @@
 package output
 
-// Pull is the result of a pull. MemberID and LeaseID are nil, and LeaseExpires
-// is empty, for an offline source.
+// Pull is the result of a pull. MemberID, LeaseID and LeaseExpires are nil for
+// an offline source.
 type Pull struct {
 	ClusterID       ID        `json:"cluster_id"`
 	MemberID        *ID       `json:"member_id"`
@@ -13,7 +13,7 @@ type Pull struct {
 	BytesReused     uint64    `json:"bytes_reused"`
 	Seconds         float64   `json:"seconds"`
 	LeaseID         *ID       `json:"lease_id"`
-	LeaseExpires    string    `json:"lease_expires,omitempty"` // RFC 3339, UTC
+	LeaseExpires    *string   `json:"lease_expires"` // RFC 3339, UTC
 	ManifestRoot    Hex       `json:"manifest_root"`
 	AlreadyComplete bool      `json:"already_complete"`
 }

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/node/join"
+)
+
+// A seed that came from a stopped member's directory has no member ID and no
+// lease: null, and not left out, so that scripts need not tell the two apart.
+func TestPullOfAnOfflineSourceHasNulls(t *testing.T) {
+	out := &join.PullOutcome{Outcome: join.Outcome{Identity: datadir.Identity{Seed: &datadir.SeedRef{}}}}
+	offline, err := json.Marshal(pullShape(out))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range []string{"member_id", "lease_id", "lease_expires"} {
+		if !strings.Contains(string(offline), `"`+field+`":null`) {
+			t.Errorf("no %s: null in %s", field, offline)
+		}
+	}
+	out.Identity.MemberID, out.Identity.Seed.LeaseID = 5, 9
+	out.LeaseExpires = time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
+	online, err := json.Marshal(pullShape(out))
+	if err != nil || !strings.Contains(string(online), `"lease_id":"0000000000000009","lease_expires":"2026-01-02T02:04:05Z"`) {
+		t.Errorf("%s, %v", online, err)
+	}
+}
