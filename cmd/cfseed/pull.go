@@ -97,11 +97,12 @@ func pullShape(out *join.PullOutcome) output.Pull {
 
 func writePull(w io.Writer, p output.Pull, dir string) {
 	if p.AlreadyComplete {
-		fmt.Fprintf(w, "%s holds the seed at %s already\n", dir, p.Position)
-		return
+		fmt.Fprintf(w, "%s holds the seed at %s already, revision %d: %s in %d files\n", dir, p.Position, p.Revision,
+			output.Size(p.BytesTotal), p.Files)
+	} else {
+		fmt.Fprintf(w, "%s is seeded at %s, revision %d: %s in %d files, %s on the wire, %s reused, %.2fs\n",
+			dir, p.Position, p.Revision, output.Size(p.BytesTotal), p.Files, output.Size(p.BytesWire), output.Size(p.BytesReused), p.Seconds)
 	}
-	fmt.Fprintf(w, "%s is seeded at %s, revision %d: %s in %d files, %s on the wire, %s reused, %.2fs\n",
-		dir, p.Position, p.Revision, output.Size(p.BytesTotal), p.Files, output.Size(p.BytesWire), output.Size(p.BytesReused), p.Seconds)
 	if p.LeaseExpires != nil {
 		fmt.Fprintf(w, "lease %s expires %s; before that: cfseed node --data-dir %s --join ENDPOINTS\n", p.LeaseID, *p.LeaseExpires, dir)
 	}

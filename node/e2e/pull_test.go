@@ -41,8 +41,21 @@ func TestPull(t *testing.T) {
 	}
 	again := pull()
 	if again.Code != 0 || again.Path("already_complete") != true || again.Num("bytes_wire") != 0 ||
-		again.Str("manifest_root") != r.Str("manifest_root") || again.Str("member_id") != r.Str("member_id") {
+		again.Str("manifest_root") != r.Str("manifest_root") || again.Str("member_id") != r.Str("member_id") ||
+		again.Str("lease_id") != r.Str("lease_id") {
 		t.Errorf("pull again: %s", again)
+	}
+	for _, same := range []string{"revision", "files", "bytes_total"} {
+		if again.Num(same) != r.Num(same) {
+			t.Errorf("%s was %v, is %v when it is asked again", same, r.Num(same), again.Num(same))
+		}
+	}
+	if reused := again.Num("bytes_reused"); reused != r.Num("bytes_total") {
+		t.Errorf("%v bytes were there already, want all %v", reused, r.Num("bytes_total"))
+	}
+	renewed, err := time.Parse(time.RFC3339, again.Str("lease_expires"))
+	if err != nil || renewed.Before(expires) || renewed.After(time.Now().Add(11*time.Minute)) {
+		t.Errorf("lease_expires %q after %s: the lease was not renewed: %v", again.Str("lease_expires"), expires, err)
 	}
 	w.AwaitMore(100) // the lease holds the log meanwhile
 	n.Spawn("--join", first.Client)

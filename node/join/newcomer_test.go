@@ -32,6 +32,7 @@ type cluster struct {
 	admit    []error                           // one a call; the last stays
 	statuses []*chainfirev1.JoinStatusResponse // likewise
 	renewals int
+	renewErr error
 	renewed  chan struct{} // a token for each renewal
 	reserve  *chainfirev1.ReserveResponse
 	asked    *chainfirev1.ReserveRequest
@@ -85,7 +86,7 @@ func (c *cluster) RenewLease(context.Context, *chainfirev1.RenewLeaseRequest) (*
 	case c.renewed <- struct{}{}:
 	default:
 	}
-	return &chainfirev1.RenewLeaseResponse{TtlMs: 30}, nil
+	return &chainfirev1.RenewLeaseResponse{TtlMs: 30}, rpcfault.ToStatus(c.renewErr)
 }
 
 // serve answers until the test ends, and gives the way there.

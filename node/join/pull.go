@@ -33,7 +33,8 @@ type PullOutcome struct {
 	Files   int
 	Seconds float64
 	// LeaseExpires is when the lease ends unless it is renewed; zero for an
-	// offline source, which has none.
+	// offline source, which has none, for one that has ended, and where nobody
+	// could be asked.
 	LeaseExpires time.Time
 }
 
@@ -53,22 +54,11 @@ func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	began := time.Now()
 	have, err := cfg.Dir.ReadIdentity()
-	if err == nil {
-		return pulledBefore(cfg, have)
-	}
-	if !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	if cfg.Directory, err = DirectoryNonce(cfg.Dir, cfg.Rand); err != nil {
-		return nil, err
-	}
-	if cfg.Name == "" {
-		cfg.Name = "node-" + cfg.Directory.String()[:8]
-	}
-	if cfg.Donor != "" {
-		out, err = pullStopped(ctx, cfg)
-	} else {
-		out, err = pullOnline(ctx, cfg)
+	switch {
+	case err == nil:
+		out, err = pulledBefore(ctx, cfg, have)
+	case errors.Is(err, os.ErrNotExist):
+		out, err = pullAnew(ctx, cfg)
 	}
 	if err != nil {
 		return nil, err
@@ -77,7 +67,22 @@ func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
 	return out, nil
 }
 
-func pulledBefore(cfg PullConfig, have datadir.Identity) (*PullOutcome, error) {
+func pullAnew(ctx context.Context, cfg PullConfig) (_ *PullOutcome, err error) {
+	if cfg.Directory, err = DirectoryNonce(cfg.Dir, cfg.Rand); err != nil {
+		return nil, err
+	}
+	if cfg.Name == "" {
+		cfg.Name = "node-" + cfg.Directory.String()[:8]
+	}
+	if cfg.Donor != "" {
+		return pullStopped(ctx, cfg)
+	}
+	return pullOnline(ctx, cfg)
+}
+
+// pulledBefore tells a complete seed again, from what is installed, and renews
+// its lease where that still lives.
+func pulledBefore(ctx context.Context, cfg PullConfig, have datadir.Identity) (*PullOutcome, error) {
 	if have.Seed == nil || have.Seed.Joined {
 		return nil, fault.Newf(fault.Refused, "pull", "the directory holds member %s", ident.FormatID(have.MemberID)).
 			At(cfg.Dir.Path()).WithHint("choose an empty --data-dir; a member's directory is never overwritten")
@@ -85,7 +90,44 @@ func pulledBefore(cfg PullConfig, have datadir.Identity) (*PullOutcome, error) {
 	if err := cfg.Dir.RemoveStaging(); err != nil {
 		return nil, err
 	}
-	return &PullOutcome{Outcome: Outcome{Identity: have, AlreadyComplete: true}}, nil
+	m, err := snapshot.InstalledManifest(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	out := &PullOutcome{Outcome: Outcome{Identity: have, Revision: m.Revision, AlreadyComplete: true}, Files: len(m.Files)}
+	out.Result.BytesTotal, out.Result.BytesReused = m.TotalBytes(), m.TotalBytes()
+	if have.Seed.LeaseID != 0 && cfg.Donor == "" {
+		out.LeaseExpires, err = keepLease(ctx, cfg.Config, have)
+	}
+	return out, err
+}
+
+// keepPatience bounds the renewal of a complete seed's lease: the seed is there,
+// whether anybody answers or not.
+const keepPatience = 5 * time.Second
+
+// keepLease renews the lease of a complete seed and gives its end; zero when it
+// could not be renewed.
+func keepLease(ctx context.Context, cfg Config, have datadir.Identity) (time.Time, error) {
+	cfg.Cluster = have.Cluster // another cluster's lease of that ID is another lease
+	n := New(cfg)
+	defer n.Close() //nolint:errcheck // idle connections
+	n.cfg.IdleTimeout = min(n.cfg.IdleTimeout, keepPatience)
+	err := n.confirmCluster(ctx)
+	var ttl time.Duration
+	if err == nil {
+		ttl, err = n.renew(ctx, have.Seed.LeaseID)
+	}
+	switch {
+	case err == nil:
+		return n.cfg.Now().Add(ttl), nil
+	case ctx.Err() != nil:
+		return time.Time{}, asFault(ctx)
+	}
+	if cfg.Logger != nil {
+		cfg.Logger.Warn("the lease of the seed was not renewed", "lease", ident.FormatID(have.Seed.LeaseID), "err", err)
+	}
+	return time.Time{}, nil
 }
 
 func pullOnline(ctx context.Context, cfg PullConfig) (*PullOutcome, error) {
@@ -100,7 +142,7 @@ func pullOnline(ctx context.Context, cfg PullConfig) (*PullOutcome, error) {
 	if err != nil {
 		return nil, err
 	}
-	out.LeaseExpires = time.Now().Add(ttl)
+	out.LeaseExpires = n.cfg.Now().Add(ttl)
 	out.Files = int(prepared.Result.Meta.Files)
 	return out, nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/proto"
@@ -15,6 +16,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state/store"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/raftlog"
 )
 
@@ -100,13 +102,61 @@ func TestPullFromStopped(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := pullFrom(t, fs, "donor", "new")
-	if err != nil || !again.AlreadyComplete || again.Identity.Directory != id.Directory {
+	if err != nil || !again.AlreadyComplete || again.Identity.Directory != id.Directory || again.Files != out.Files ||
+		again.Revision != out.Revision || again.Seconds <= 0 || !again.LeaseExpires.IsZero() {
 		t.Errorf("again: %+v, %v", again, err)
+	}
+	if r := again.Result; r.BytesTotal != out.Result.BytesTotal || r.BytesReused != r.BytesTotal || r.BytesWire != 0 {
+		t.Errorf("again: %+v, was %+v", r, out.Result)
 	}
 	if lock, err := donor.Lock(); err != nil {
 		t.Errorf("the donor stays locked: %v", err)
 	} else if err := lock.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A pull into a complete directory renews the lease of its seed, and says when
+// that ends only where the seed's own cluster has renewed it.
+func TestPullKeepsTheLease(t *testing.T) {
+	fs := vfs.NewMem()
+	stoppedMember(t, fs, "donor")
+	out, err := pullFrom(t, fs, "donor", "new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := out.Identity
+	id.MemberID, id.Seed.LeaseID = 5, 9
+	if err := datadir.At(fs, "new").CommitIdentity(id); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	ours := &chainfirev1.ReserveResponse{ClusterId: aCluster().ID, GenesisNonce: aCluster().Genesis.Bytes()}
+	theirs := &chainfirev1.ReserveResponse{ClusterId: 0xdd, GenesisNonce: aCluster().Genesis.Bytes()}
+	for _, tc := range []struct {
+		name     string
+		cluster  *cluster
+		expires  time.Time
+		renewals int
+	}{
+		{"it lives", &cluster{reserve: ours}, now.Add(30 * time.Millisecond), 1},
+		{"it has ended", &cluster{reserve: ours, renewErr: fault.Newf(fault.LeaseLost, "renew", "ended")}, time.Time{}, 1},
+		{"another cluster answers", &cluster{reserve: theirs}, time.Time{}, 0},
+	} {
+		cfg := Config{Dir: datadir.At(fs, "new"), Endpoints: []string{"a"}, Dial: tc.cluster.serve(t), Now: func() time.Time { return now }}
+		again, err := Pull(t.Context(), PullConfig{Rand: rand.Reader, Config: cfg})
+		if err != nil || !again.AlreadyComplete || again.Files != out.Files || again.Identity.Seed.LeaseID != 9 {
+			t.Fatalf("%s: %+v, %v", tc.name, again, err)
+		}
+		if !again.LeaseExpires.Equal(tc.expires) || tc.cluster.renewals != tc.renewals {
+			t.Errorf("%s: expires %s, want %s; %d renewals", tc.name, again.LeaseExpires, tc.expires, tc.cluster.renewals)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	cfg := Config{Dir: datadir.At(fs, "new"), Endpoints: []string{"a"}, Dial: (&cluster{reserve: ours}).serve(t)}
+	if _, err := Pull(ctx, PullConfig{Rand: rand.Reader, Config: cfg}); !fault.Is(err, fault.Interrupted) {
+		t.Errorf("interrupted: %v", err)
 	}
 }
 
