@@ -24,6 +24,7 @@ func demoCommand(env *command.Env) *cli.Command {
 		Flags: command.Flags([]cli.Flag{
 			&cli.StringFlag{Name: "load", Usage: "load the files of `DIR`; default Go's own sources"},
 			&cli.IntFlag{Name: "writers", Value: 4, Usage: "`N` concurrent writers while members join"},
+			&cli.DurationFlag{Name: "deadline", Value: demo.Deadline, Usage: "end it after `DURATION`; 0 = no limit"},
 			&cli.BoolFlag{Name: "inject-lost-key", Usage: "delete an acknowledged key behind the check's back: it must fail with status 4"},
 		}, command.OutputFlags()),
 		Action: env.Action(runDemo),

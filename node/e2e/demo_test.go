@@ -3,9 +3,11 @@
 package e2e
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // demoFiles is a small directory for the demo to load.
@@ -32,10 +34,31 @@ func TestDemo(t *testing.T) {
 	if dirs, _ := res.JSON["verified"].([]any); len(dirs) != 3 {
 		t.Errorf("three directories were to be verified: %s", res.Stdout)
 	}
+	if lost, list := res.Path("keys_lost").([]any); !list || len(lost) > 0 {
+		t.Errorf("keys_lost is %v, want []", res.Path("keys_lost"))
+	}
 	for _, j := range res.JSON["joins"].([]any) {
 		if sent := j.(map[string]any)["raft_snapshots_sent"]; sent != 0.0 {
 			t.Errorf("a join took %v Raft snapshots", sent)
 		}
+	}
+}
+
+// TestDemoEndsAtItsDeadline: a demo that takes too long ends with its own error
+// and leaves neither a process nor a file.
+func TestDemoEndsAtItsDeadline(t *testing.T) {
+	t.Setenv("TMPDIR", t.TempDir())
+	c := NewCluster(t)
+	began := time.Now()
+	res := c.CLI("demo", "--load", demoFiles(t), "--deadline", "2500ms") // one node runs by then, and writers write
+	if res.Code != 3 || res.Str("error", "code") != "timeout" || !strings.Contains(res.Str("error", "message"), "2.5s") {
+		t.Errorf("want exit 3, timeout: %s", res)
+	}
+	if took := time.Since(began); took > 20*time.Second {
+		t.Errorf("it took %s", took)
+	}
+	if left, err := os.ReadDir(os.TempDir()); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

@@ -33,7 +33,7 @@ func measure(ctx context.Context, cfg Config, parent string, members int, size u
 	values := int(size / uint64(cfg.ValueSize))
 	c := &cell{cfg: cfg, dir: dir, cluster: cluster.New(cfg.Binary, dir),
 		rep: Cell{Members: members, Bytes: size, ValueSize: cfg.ValueSize, Values: values}}
-	defer func() { err = errors.Join(err, c.cluster.StopAll(), os.RemoveAll(dir)) }()
+	defer func() { err = errors.Join(err, c.cluster.StopAll(context.Background()), os.RemoveAll(dir)) }()
 	cfg.Progress.Phase(fmt.Sprintf("load %s", output.Size(size)))
 	if err := c.prepare(ctx); err != nil {
 		return rep, err
@@ -110,7 +110,7 @@ func (c *cell) run(ctx context.Context, number int) (Sample, error) {
 
 // underLoad starts all members anew, offers the load to the leader and runs fn.
 func (c *cell) underLoad(ctx context.Context, fn func() error) (err error) {
-	if err := c.cluster.StopAll(); err != nil {
+	if err := c.cluster.StopAll(ctx); err != nil {
 		return err
 	}
 	if err := c.cluster.Restart(ctx, c.cluster.Nodes()...); err != nil {

@@ -76,7 +76,7 @@ func (c *Cluster) Remove(p *Process) error {
 	c.mu.Lock()
 	c.nodes = slices.DeleteFunc(c.nodes, func(o *Process) bool { return o == p })
 	c.mu.Unlock()
-	return errors.Join(stop([]*Process{p}), os.RemoveAll(p.DataDir))
+	return errors.Join(stop(context.Background(), []*Process{p}), os.RemoveAll(p.DataDir))
 }
 
 // Nodes are the processes started and not removed, in the order of their start.
@@ -113,11 +113,23 @@ func (c *Cluster) Leader(ctx context.Context) (*Process, error) {
 	return nil, fault.Newf(fault.Internal, "status", "the leader %q is not one of ours", st.Leader)
 }
 
-// StopAll ends all processes cleanly; one that does not end in time is killed,
-// which is an error.
-func (c *Cluster) StopAll() error { return stop(c.Nodes()) }
+// StopAll ends all processes cleanly; those that have not ended in time, or when
+// ctx ends, are killed, which is an error.
+func (c *Cluster) StopAll(ctx context.Context) error { return stop(ctx, c.Nodes()) }
 
-func stop(nodes []*Process) error {
+// KillAll ends all processes at once and waits for their end.
+func (c *Cluster) KillAll() error {
+	var errs []error
+	for _, p := range c.Nodes() {
+		errs = append(errs, p.Kill())
+	}
+	return errors.Join(errs...)
+}
+
+// stop gives the processes one patience together.
+func stop(ctx context.Context, nodes []*Process) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
 	for _, p := range nodes {
 		if p.Running() {
 			_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may just have ended
@@ -125,13 +137,14 @@ func stop(nodes []*Process) error {
 	}
 	var errs []error
 	for _, p := range nodes {
-		timer := time.NewTimer(patience)
 		select {
 		case <-p.end():
-		case <-timer.C:
+		case <-ctx.Done():
+			if !p.Running() {
+				continue
+			}
 			errs = append(errs, fault.Newf(fault.Timeout, "stop", "%s did not stop", p.Name), p.Kill())
 		}
-		timer.Stop()
 	}
 	return errors.Join(errs...)
 }

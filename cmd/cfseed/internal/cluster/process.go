@@ -165,6 +165,9 @@ func (p *Process) Running() bool {
 
 // Kill ends the process at once, by its ID, and waits for its end.
 func (p *Process) Kill() error {
+	if !p.Running() {
+		return nil
+	}
 	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fault.New(fault.Internal, "kill "+p.Name, err)
 	}

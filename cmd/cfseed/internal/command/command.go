@@ -143,7 +143,8 @@ func (e *Env) Action(run Run) cli.ActionFunc {
 		// A member may end a call for the deadline a moment before we do.
 		end, _ := ctx.Deadline()
 		late := ctx.Err() != nil || !time.Now().Before(end)
-		if err != nil && late && c.Context.Err() == nil {
+		var shown *reported
+		if err != nil && late && c.Context.Err() == nil && !errors.As(err, &shown) {
 			return passed
 		}
 		return err

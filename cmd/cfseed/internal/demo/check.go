@@ -11,8 +11,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/netsec"
 )
 
@@ -22,7 +22,7 @@ func (r *run) readBack(ctx context.Context) error {
 	r.cfg.Progress.Phase("read back")
 	var bad error
 	for _, p := range r.cluster.Nodes() {
-		lost, err := r.lostAt(ctx, p)
+		lost, err := r.lostAt(ctx, p.Name, p.Client())
 		if err != nil {
 			return err
 		}
@@ -47,15 +47,21 @@ const readers = 16
 // lostAt lists acknowledged keys that one member does not have, or has with
 // another value. A linearizable read comes first; all others are served by that
 // member alone, from what it has applied.
-func (r *run) lostAt(ctx context.Context, p *cluster.Process) ([]string, error) {
-	conn, err := netsec.Dial(p.Client(), netsec.Files{})
+func (r *run) lostAt(ctx context.Context, name, addr string) ([]string, error) {
+	conn, err := netsec.Dial(addr, netsec.Files{})
 	if err != nil {
 		return nil, err
 	}
 	defer conn.Close() //nolint:errcheck // only read
 	kv := pb.NewKVClient(conn)
-	if _, err := kv.Range(ctx, &pb.RangeRequest{Key: []byte{0}, Limit: 1}, grpc.WaitForReady(true)); err != nil {
-		return nil, fault.New(fault.Internal, "read back from "+p.Name, err)
+	read := func(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+		defer cancel()
+		res, err := kv.Range(ctx, req, grpc.WaitForReady(true))
+		return res, rpcfault.FromStatus("read back from "+name, err)
+	}
+	if _, err := read(ctx, &pb.RangeRequest{Key: []byte{0}, Limit: 1}); err != nil {
+		return nil, err
 	}
 	keys := make(chan string)
 	var mu sync.Mutex
@@ -75,9 +81,9 @@ func (r *run) lostAt(ctx context.Context, p *cluster.Process) ([]string, error) 
 	for range readers {
 		g.Go(func() error {
 			for key := range keys {
-				res, err := kv.Range(gctx, &pb.RangeRequest{Key: []byte(key), Serializable: true})
+				res, err := read(gctx, &pb.RangeRequest{Key: []byte(key), Serializable: true})
 				if err != nil {
-					return fault.New(fault.Internal, "read back from "+p.Name, err)
+					return err
 				}
 				if len(res.GetKvs()) == 1 && xxh3.Hash(res.GetKvs()[0].GetValue()) == r.acked.keys[key] {
 					continue
@@ -107,8 +113,8 @@ func (r *run) loseOne(ctx context.Context) error {
 		return err
 	}
 	defer conn.Close() //nolint:errcheck // the one call was answered
-	if _, err := pb.NewKVClient(conn).DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(key)}); err != nil {
-		return fault.New(fault.Internal, "demo", err)
-	}
-	return nil
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.Patience)
+	defer cancel()
+	_, err = pb.NewKVClient(conn).DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(key)})
+	return rpcfault.FromStatus("demo", err)
 }

@@ -17,7 +17,15 @@ import (
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 )
+
+// Deadline is how long a demo may take; Run ends with its context.
+const Deadline = 75 * time.Second
+
+// callPatience bounds one call to a node: far more than it takes, far less than
+// Deadline.
+const callPatience = 10 * time.Second
 
 // Config is what a demo is told.
 type Config struct {
@@ -30,6 +38,8 @@ type Config struct {
 	// LoseKey deletes an acknowledged key behind the demo's back, to show that
 	// the read-back sees it.
 	LoseKey bool
+
+	Patience time.Duration // of one call; 0: callPatience
 }
 
 // Report is what was measured.
@@ -73,20 +83,31 @@ type run struct {
 
 // Run runs the demo and leaves nothing behind. A lost key or a directory that
 // does not verify is fault.Different or fault.Corrupt, with the report filled
-// in.
+// in; the end of ctx is what it was ended for.
 func Run(ctx context.Context, cfg Config) (rep Report, err error) {
 	began := time.Now()
 	dir, err := os.MkdirTemp("", "cfseed-demo-")
 	if err != nil {
 		return rep, fault.New(fault.Internal, "demo", err)
 	}
-	r := &run{cfg: cfg, cluster: cluster.New(cfg.Binary, dir), acked: newLedger()}
+	r := newRun(cfg, cluster.New(cfg.Binary, dir))
 	defer func() {
-		err = errors.Join(err, r.cluster.StopAll(), os.RemoveAll(dir))
+		err = errors.Join(err, r.cluster.KillAll(), os.RemoveAll(dir)) // what is left of them has shown what it had to
 	}()
 	err = r.steps(ctx)
+	if err != nil && ctx.Err() != nil && !fault.Is(err, fault.Different) {
+		err = rpcfault.FromStatus("demo", context.Cause(ctx)) // what the steps saw of it is no news
+	}
 	r.rep.Seconds = time.Since(began).Seconds()
 	return r.rep, err
+}
+
+func newRun(cfg Config, c *cluster.Cluster) *run {
+	if cfg.Patience == 0 {
+		cfg.Patience = callPatience
+	}
+	return &run{cfg: cfg, cluster: c, acked: newLedger(),
+		rep: Report{Joins: []Join{}, KeysLost: []string{}, Verified: []Directory{}}}
 }
 
 func (r *run) steps(ctx context.Context) error {
@@ -96,7 +117,7 @@ func (r *run) steps(ctx context.Context) error {
 		return err
 	}
 	r.cfg.Say("one node runs: %s", first.Client())
-	if err := r.load(ctx, first); err != nil {
+	if err := r.load(ctx, first.Client()); err != nil {
 		return err
 	}
 	if err := r.joinUnderLoad(ctx); err != nil {
@@ -191,7 +212,7 @@ func (r *run) join(ctx context.Context, name string) error {
 // verifyAll stops the members and judges their directories.
 func (r *run) verifyAll(ctx context.Context) error {
 	r.cfg.Progress.Phase("verify")
-	if err := r.cluster.StopAll(); err != nil {
+	if err := r.cluster.StopAll(ctx); err != nil {
 		return err
 	}
 	var bad error

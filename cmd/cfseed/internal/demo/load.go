@@ -18,8 +18,8 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/netsec"
 )
 
@@ -31,6 +31,8 @@ const (
 	loaders = 32
 	// writeInterval paces each writer during the joins.
 	writeInterval = 5 * time.Millisecond
+	// retryPause is how long a writer waits before it tries the next member.
+	retryPause = 20 * time.Millisecond
 )
 
 // ledger is what was acknowledged: the hash of the value of each key.
@@ -48,12 +50,12 @@ func (l *ledger) acknowledge(key string, value []byte) {
 	l.keys[key] = sum
 }
 
-// load puts every file of the directory into the first node: the path is the
+// load puts every file of the directory into the node at addr: the path is the
 // key, the content the value.
-func (r *run) load(ctx context.Context, first *cluster.Process) error {
+func (r *run) load(ctx context.Context, addr string) error {
 	r.cfg.Progress.Phase("load")
 	began := time.Now()
-	conn, err := netsec.Dial(first.Client(), netsec.Files{})
+	conn, err := netsec.Dial(addr, netsec.Files{})
 	if err != nil {
 		return err
 	}
@@ -76,8 +78,11 @@ func (r *run) load(ctx context.Context, first *cluster.Process) error {
 					return fault.New(fault.Internal, "load", err)
 				}
 				key = filepath.ToSlash(key)
-				if _, err := kv.Put(gctx, &pb.PutRequest{Key: []byte(key), Value: value}); err != nil {
-					return fault.New(fault.Internal, "load "+key, err)
+				pctx, cancel := context.WithTimeout(gctx, r.cfg.Patience)
+				_, err = kv.Put(pctx, &pb.PutRequest{Key: []byte(key), Value: value})
+				cancel()
+				if err != nil {
+					return rpcfault.FromStatus("load "+key, err)
 				}
 				r.acked.acknowledge(key, value)
 				files.Add(1)
@@ -160,6 +165,10 @@ func (w *writers) write(ctx context.Context, id int) error {
 	target := id
 	for n := 0; ctx.Err() == nil; n++ {
 		clients := w.clients()
+		if len(clients) == 0 { // between a death and a start
+			_ = pause(ctx, retryPause)
+			continue
+		}
 		addr := clients[target%len(clients)]
 		if conns[addr] == nil {
 			c, err := netsec.Dial(addr, netsec.Files{})
@@ -175,7 +184,7 @@ func (w *writers) write(ctx context.Context, id int) error {
 		cancel()
 		if err != nil {
 			target++
-			_ = pause(ctx, 20*time.Millisecond)
+			_ = pause(ctx, retryPause)
 			continue
 		}
 		w.acked.acknowledge(key, value)
