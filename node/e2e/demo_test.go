@@ -34,6 +34,9 @@ func TestDemo(t *testing.T) {
 	if dirs, _ := res.JSON["verified"].([]any); len(dirs) != 3 {
 		t.Errorf("three directories were to be verified: %s", res.Stdout)
 	}
+	if res.Num("files") != 3 || res.Num("files_skipped") != 0 {
+		t.Errorf("three files were to be loaded, one of them empty: %s", res.Stdout)
+	}
 	if lost, list := res.Path("keys_lost").([]any); !list || len(lost) > 0 {
 		t.Errorf("keys_lost is %v, want []", res.Path("keys_lost"))
 	}

@@ -103,6 +103,30 @@ func files(t *testing.T) string {
 	return dir
 }
 
+// An empty value is a legal put, and is found again; only what is too large is
+// skipped.
+func TestLoad(t *testing.T) {
+	s := &store{}
+	addr := s.serve(t)
+	r := newRun(quiet(files(t)), nil)
+	if err := r.load(t.Context(), addr); err != nil {
+		t.Fatal(err)
+	}
+	if r.rep.Files != 2 || r.rep.Skipped != 1 || r.rep.BytesLoaded != 100 {
+		t.Errorf("%+v", r.rep)
+	}
+	if v, there := s.pairs["empty"]; !there || len(v) > 0 || len(s.pairs) != 2 || len(s.pairs["small"]) != 100 {
+		t.Errorf("pairs %v", s.pairs)
+	}
+	if lost, err := r.lostAt(t.Context(), "n1", addr); err != nil || len(lost) > 0 {
+		t.Errorf("lost %v, %v", lost, err)
+	}
+	delete(s.pairs, "empty")
+	if lost, err := r.lostAt(t.Context(), "n1", addr); err != nil || len(lost) != 1 || lost[0] != "empty" {
+		t.Errorf("lost %v, %v", lost, err)
+	}
+}
+
 // A node that hangs ends a call, not the demo's patience.
 func TestCallsEnd(t *testing.T) {
 	addr := (&store{hangs: true}).serve(t)

@@ -99,7 +99,7 @@ func (r *run) load(ctx context.Context, addr string) error {
 	if r.rep.Files == 0 {
 		return fault.Newf(fault.Usage, "demo", "no file to load").At(r.cfg.Load)
 	}
-	r.cfg.Say("%d files of %s loaded, %.0f MB in %.1f s (%d skipped: empty or above %d bytes)", r.rep.Files, r.cfg.Load,
+	r.cfg.Say("%d files of %s loaded, %.0f MB in %.1f s (%d skipped: above %d bytes)", r.rep.Files, r.cfg.Load,
 		float64(r.rep.BytesLoaded)/1e6, r.rep.LoadSeconds, r.rep.Skipped, maxValue)
 	return nil
 }
@@ -116,7 +116,7 @@ func walk(ctx context.Context, root string, paths chan<- string, skipped *atomic
 		if err != nil {
 			return fault.New(fault.Usage, "load", err)
 		}
-		if info.Size() == 0 || info.Size() > maxValue {
+		if info.Size() > maxValue {
 			skipped.Add(1)
 			return nil
 		}
