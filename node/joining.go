@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
@@ -220,10 +221,14 @@ func (n *node) catchUp(ctx context.Context, j *join.Newcomer, id uint64) (*chain
 
 func resultOf(out *join.Outcome, j *join.Newcomer, st *chainfirev1.JoinStatusResponse, res *chainfirev1.AdmitResponse) *chainfirev1.MemberAddResult {
 	id := out.Identity
-	return &chainfirev1.MemberAddResult{MemberId: id.MemberID, Name: st.GetMember().GetName(), Role: st.GetMember().GetRole(),
+	result := &chainfirev1.MemberAddResult{MemberId: id.MemberID, Name: st.GetMember().GetName(), Role: st.GetMember().GetRole(),
 		ClusterId: id.Cluster.ID, Position: join.PositionOf(id.Seed.Position), Phases: j.Phases(),
-		BytesTotal: uint64(out.Result.BytesTotal), BytesWire: uint64(out.Result.BytesWire), BytesReused: uint64(out.Result.BytesReused),
-		EntriesAfterAdd: res.GetEntriesAfterAdd(), RaftSnapshotsSent: st.GetRaftSnapshotsSent()}
+		BytesWire: proto.Uint64(out.Result.BytesWire), EntriesAfterAdd: proto.Uint64(res.GetEntriesAfterAdd()),
+		RaftSnapshotsSent: proto.Uint64(st.GetRaftSnapshotsSent())}
+	if out.Result.BytesTotal > 0 { // else it came earlier and nothing tells its size any more
+		result.BytesTotal, result.BytesReused = proto.Uint64(out.Result.BytesTotal), proto.Uint64(out.Result.BytesReused)
+	}
+	return result
 }
 
 func (n *node) joinConfig(inv *invitation) join.Config {

@@ -63,8 +63,8 @@ func runDemo(ctx context.Context, c *cli.Context, s *command.Session) error {
 func writeDemo(w io.Writer, r demo.Report) {
 	fmt.Fprintf(w, "loaded     %d files, %s in %.1f s (%d skipped)\n", r.Files, output.Size(uint64(r.BytesLoaded)), r.LoadSeconds, r.Skipped)
 	for _, j := range r.Joins {
-		fmt.Fprintf(w, "joined     %s as %s in %.2f s: %s, %s on the wire, %d entries after add, %d raft snapshots sent\n",
-			j.Name, j.Role, j.Seconds, output.Size(j.BytesTotal), output.Size(j.BytesWire), j.EntriesAfterAdd, j.RaftSnapshotsSent)
+		fmt.Fprintf(w, "joined     %s as %s in %.2f s: %s, %s on the wire, %s entries after add, %s raft snapshots sent\n",
+			j.Name, j.Role, j.Seconds, output.Bytes(j.BytesTotal), output.Bytes(j.BytesWire), output.Count(j.EntriesAfterAdd), output.Count(j.RaftSnapshotsSent))
 		for _, p := range j.Phases {
 			fmt.Fprintf(w, "             %-8s %6.3f s\n", p.Name, p.Seconds)
 		}

@@ -172,12 +172,20 @@ func (m *fakeMember) MemberAdd(req *chainfirev1.MemberAddRequest, stream grpc.Se
 	phase("promote")
 	result := &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: req.GetName(), Role: "voter", Position: &entryv1.Position{Term: 2, Index: 90},
 		Phases:    []*chainfirev1.Phase{{Name: "reserve", Seconds: 0.5}, {Name: "seed", Seconds: 1.25}},
-		BytesWire: 512, EntriesAfterAdd: 3, ClusterId: 0xc1, BytesTotal: 1024}
+		BytesWire: proto.Uint64(512), BytesReused: proto.Uint64(0), EntriesAfterAdd: proto.Uint64(3), RaftSnapshotsSent: proto.Uint64(0),
+		ClusterId: 0xc1, BytesTotal: proto.Uint64(1024)}
+	switch name := req.GetName(); {
+	case name == "here":
+		result = &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: name, Role: "voter", ClusterId: 0xc1, AlreadyMember: true}
+	case name == "orphan": // whoever sent it anything is gone
+		result.RaftSnapshotsSent = nil
+	}
 	if req.GetLearner() {
 		result.Role = "learner"
 	}
 	if req.GetNoSeed() {
-		result = &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: req.GetName(), Role: "voter", ClusterId: 0xc1}
+		result = &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: req.GetName(), Role: "voter", ClusterId: 0xc1,
+			BytesWire: proto.Uint64(0), BytesReused: proto.Uint64(0), Phases: result.GetPhases()[:1]}
 	}
 	return stream.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: result}})
 }

@@ -115,9 +115,13 @@ func writeMemberAdd(w io.Writer, r output.MemberAdd, noSeed bool) {
 		fmt.Fprintf(w, "member %s %s reserved\n", r.MemberID, r.Name)
 		return
 	}
+	if r.AlreadyMember {
+		fmt.Fprintf(w, "member %s %s is a %s already\n", r.MemberID, r.Name, r.Role)
+		return
+	}
 	fmt.Fprintf(w, "member %s %s is a %s, seeded at %s\n", r.MemberID, r.Name, r.Role, r.Position)
-	fmt.Fprintf(w, "%s on the wire, %s reused, %d entries after it was added, %d Raft snapshots\n",
-		output.Size(r.BytesWire), output.Size(r.BytesReused), r.EntriesAfterAdd, r.RaftSnapshotsSent)
+	fmt.Fprintf(w, "%s on the wire, %s reused, %s entries after it was added, %s Raft snapshots\n",
+		output.Bytes(r.BytesWire), output.Bytes(r.BytesReused), output.Count(r.EntriesAfterAdd), output.Count(r.RaftSnapshotsSent))
 	var phases []string
 	for _, p := range r.Phases {
 		phases = append(phases, fmt.Sprintf("%s %.2fs", p.Name, p.Seconds))

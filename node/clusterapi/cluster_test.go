@@ -172,8 +172,11 @@ func TestMemberAddOfMember(t *testing.T) {
 	b := newBackend()
 	b.members[0].DirectoryNonce = []byte("nonce")
 	out, err := add(t, &waiting{name: "one", state: "member", nonce: []byte("nonce")}, b, &chainfirev1.MemberAddRequest{Name: "one", PeerUrls: []string{"http://new"}})
-	if err != nil || out.result().GetMemberId() != 1 || out.result().GetRole() != "voter" || b.count() != 0 {
+	if err != nil || out.result().GetMemberId() != 1 || out.result().GetRole() != "voter" || !out.result().GetAlreadyMember() || b.count() != 0 {
 		t.Errorf("%v, %v", out.got, err)
+	}
+	if r := out.result(); r.BytesWire != nil || r.BytesReused != nil || r.BytesTotal != nil || r.EntriesAfterAdd != nil || r.RaftSnapshotsSent != nil {
+		t.Errorf("counts of a join that nobody here saw: %v", r)
 	}
 }
 
@@ -212,6 +215,11 @@ func TestMemberAddNoSeed(t *testing.T) {
 	out, err := add(t, nil, b, &chainfirev1.MemberAddRequest{Name: "n", PeerUrls: []string{"http://new"}, NoSeed: true, Learner: true})
 	if err != nil || out.result().GetMemberId() != 5 || out.result().GetRole() != "learner" || b.count() != 1 {
 		t.Errorf("%v, %v", out.got, err)
+	}
+	// No byte was moved; what the join will take is not known yet.
+	if r := out.result(); r.BytesWire == nil || r.BytesReused == nil || r.GetBytesWire() != 0 || r.GetAlreadyMember() ||
+		r.BytesTotal != nil || r.EntriesAfterAdd != nil || r.RaftSnapshotsSent != nil {
+		t.Errorf("%v", r)
 	}
 }
 

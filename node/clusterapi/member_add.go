@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/fault/rpcfault"
@@ -84,7 +85,8 @@ func (s *Service) memberAlready(req *chainfirev1.MemberAddRequest, probe *chainf
 		}
 		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
 			return out.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: &chainfirev1.MemberAddResult{
-				MemberId: rec.GetId(), Name: rec.GetName(), Role: memberOf(rec).GetRole(), ClusterId: s.b.State().Cluster().GetClusterId()}}})
+				MemberId: rec.GetId(), Name: rec.GetName(), Role: memberOf(rec).GetRole(), ClusterId: s.b.State().Cluster().GetClusterId(),
+				AlreadyMember: true}}})
 		}
 	}
 	return fault.Newf(fault.Refused, "member add", "the node at %s is a member already, and not of this cluster", req.GetPeerUrls()[0]).
@@ -107,8 +109,8 @@ func (s *Service) addUnseeded(ctx context.Context, req *chainfirev1.MemberAddReq
 	}
 	return out.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: &chainfirev1.MemberAddResult{
 		MemberId: rec.GetId(), Name: rec.GetName(), Role: memberOf(rec).GetRole(),
-		ClusterId: s.b.State().Cluster().GetClusterId(),
-		Phases:    []*chainfirev1.Phase{{Name: "reserve", Seconds: time.Since(began).Seconds()}}}}})
+		ClusterId: s.b.State().Cluster().GetClusterId(), BytesWire: proto.Uint64(0), BytesReused: proto.Uint64(0),
+		Phases: []*chainfirev1.Phase{{Name: "reserve", Seconds: time.Since(began).Seconds()}}}}})
 }
 
 // findNewcomer asks who waits at the peer URLs.

@@ -479,6 +479,7 @@ func (x *Phase) GetSeconds() float64 {
 	return 0
 }
 
+// MemberAddResult leaves out what is not known; 0 is never that.
 type MemberAddResult struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	MemberId          uint64                 `protobuf:"varint,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
@@ -486,12 +487,13 @@ type MemberAddResult struct {
 	Role              string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
 	Position          *v1.Position           `protobuf:"bytes,4,opt,name=position,proto3" json:"position,omitempty"`
 	Phases            []*Phase               `protobuf:"bytes,5,rep,name=phases,proto3" json:"phases,omitempty"`
-	BytesWire         uint64                 `protobuf:"varint,6,opt,name=bytes_wire,json=bytesWire,proto3" json:"bytes_wire,omitempty"`
-	BytesReused       uint64                 `protobuf:"varint,7,opt,name=bytes_reused,json=bytesReused,proto3" json:"bytes_reused,omitempty"`
-	EntriesAfterAdd   uint64                 `protobuf:"varint,8,opt,name=entries_after_add,json=entriesAfterAdd,proto3" json:"entries_after_add,omitempty"`
-	RaftSnapshotsSent uint64                 `protobuf:"varint,9,opt,name=raft_snapshots_sent,json=raftSnapshotsSent,proto3" json:"raft_snapshots_sent,omitempty"`
+	BytesWire         *uint64                `protobuf:"varint,6,opt,name=bytes_wire,json=bytesWire,proto3,oneof" json:"bytes_wire,omitempty"`
+	BytesReused       *uint64                `protobuf:"varint,7,opt,name=bytes_reused,json=bytesReused,proto3,oneof" json:"bytes_reused,omitempty"`
+	EntriesAfterAdd   *uint64                `protobuf:"varint,8,opt,name=entries_after_add,json=entriesAfterAdd,proto3,oneof" json:"entries_after_add,omitempty"`
+	RaftSnapshotsSent *uint64                `protobuf:"varint,9,opt,name=raft_snapshots_sent,json=raftSnapshotsSent,proto3,oneof" json:"raft_snapshots_sent,omitempty"`
 	ClusterId         uint64                 `protobuf:"varint,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	BytesTotal        uint64                 `protobuf:"varint,11,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
+	BytesTotal        *uint64                `protobuf:"varint,11,opt,name=bytes_total,json=bytesTotal,proto3,oneof" json:"bytes_total,omitempty"`
+	AlreadyMember     bool                   `protobuf:"varint,12,opt,name=already_member,json=alreadyMember,proto3" json:"already_member,omitempty"` // it has been one before this call, which knows nothing of how it came in
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -562,29 +564,29 @@ func (x *MemberAddResult) GetPhases() []*Phase {
 }
 
 func (x *MemberAddResult) GetBytesWire() uint64 {
-	if x != nil {
-		return x.BytesWire
+	if x != nil && x.BytesWire != nil {
+		return *x.BytesWire
 	}
 	return 0
 }
 
 func (x *MemberAddResult) GetBytesReused() uint64 {
-	if x != nil {
-		return x.BytesReused
+	if x != nil && x.BytesReused != nil {
+		return *x.BytesReused
 	}
 	return 0
 }
 
 func (x *MemberAddResult) GetEntriesAfterAdd() uint64 {
-	if x != nil {
-		return x.EntriesAfterAdd
+	if x != nil && x.EntriesAfterAdd != nil {
+		return *x.EntriesAfterAdd
 	}
 	return 0
 }
 
 func (x *MemberAddResult) GetRaftSnapshotsSent() uint64 {
-	if x != nil {
-		return x.RaftSnapshotsSent
+	if x != nil && x.RaftSnapshotsSent != nil {
+		return *x.RaftSnapshotsSent
 	}
 	return 0
 }
@@ -597,10 +599,17 @@ func (x *MemberAddResult) GetClusterId() uint64 {
 }
 
 func (x *MemberAddResult) GetBytesTotal() uint64 {
-	if x != nil {
-		return x.BytesTotal
+	if x != nil && x.BytesTotal != nil {
+		return *x.BytesTotal
 	}
 	return 0
+}
+
+func (x *MemberAddResult) GetAlreadyMember() bool {
+	if x != nil {
+		return x.AlreadyMember
+	}
+	return false
 }
 
 type MemberRemoveRequest struct {
@@ -2030,23 +2039,29 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x10bytes_per_second\x18\x04 \x01(\x01R\x0ebytesPerSecond\"5\n" +
 	"\x05Phase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\x9b\x03\n" +
+	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\xb9\x04\n" +
 	"\x0fMemberAddResult\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x03 \x01(\tR\x04role\x128\n" +
 	"\bposition\x18\x04 \x01(\v2\x1c.chainfire.entry.v1.PositionR\bposition\x12+\n" +
-	"\x06phases\x18\x05 \x03(\v2\x13.chainfire.v1.PhaseR\x06phases\x12\x1d\n" +
+	"\x06phases\x18\x05 \x03(\v2\x13.chainfire.v1.PhaseR\x06phases\x12\"\n" +
 	"\n" +
-	"bytes_wire\x18\x06 \x01(\x04R\tbytesWire\x12!\n" +
-	"\fbytes_reused\x18\a \x01(\x04R\vbytesReused\x12*\n" +
-	"\x11entries_after_add\x18\b \x01(\x04R\x0fentriesAfterAdd\x12.\n" +
-	"\x13raft_snapshots_sent\x18\t \x01(\x04R\x11raftSnapshotsSent\x12\x1d\n" +
+	"bytes_wire\x18\x06 \x01(\x04H\x00R\tbytesWire\x88\x01\x01\x12&\n" +
+	"\fbytes_reused\x18\a \x01(\x04H\x01R\vbytesReused\x88\x01\x01\x12/\n" +
+	"\x11entries_after_add\x18\b \x01(\x04H\x02R\x0fentriesAfterAdd\x88\x01\x01\x123\n" +
+	"\x13raft_snapshots_sent\x18\t \x01(\x04H\x03R\x11raftSnapshotsSent\x88\x01\x01\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\n" +
-	" \x01(\x04R\tclusterId\x12\x1f\n" +
-	"\vbytes_total\x18\v \x01(\x04R\n" +
-	"bytesTotal\"%\n" +
+	" \x01(\x04R\tclusterId\x12$\n" +
+	"\vbytes_total\x18\v \x01(\x04H\x04R\n" +
+	"bytesTotal\x88\x01\x01\x12%\n" +
+	"\x0ealready_member\x18\f \x01(\bR\ralreadyMemberB\r\n" +
+	"\v_bytes_wireB\x0f\n" +
+	"\r_bytes_reusedB\x14\n" +
+	"\x12_entries_after_addB\x16\n" +
+	"\x14_raft_snapshots_sentB\x0e\n" +
+	"\f_bytes_total\"%\n" +
 	"\x13MemberRemoveRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"F\n" +
 	"\x14MemberRemoveResponse\x12.\n" +
@@ -2269,6 +2284,7 @@ func file_chainfire_v1_cluster_proto_init() {
 		(*MemberAddResponse_Transfer)(nil),
 		(*MemberAddResponse_Result)(nil),
 	}
+	file_chainfire_v1_cluster_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

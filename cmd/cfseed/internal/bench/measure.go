@@ -200,8 +200,14 @@ func (c *cell) seed(ctx context.Context, s *Sample) error {
 	if added.Role != "voter" {
 		return fault.Newf(fault.Internal, "bench", "%s is a %s, want a voter", name, added.Role)
 	}
-	s.Phases, s.BytesTotal, s.BytesWire = added.Phases, added.BytesTotal, added.BytesWire
-	s.EntriesAfterAdd, s.RaftSnapshotsSent = added.EntriesAfterAdd, added.RaftSnapshotsSent
+	s.Phases = added.Phases
+	for _, told := range []struct{ to, from *uint64 }{{&s.BytesTotal, added.BytesTotal}, {&s.BytesWire, added.BytesWire},
+		{&s.EntriesAfterAdd, added.EntriesAfterAdd}, {&s.RaftSnapshotsSent, added.RaftSnapshotsSent}} {
+		if told.from == nil {
+			return fault.Newf(fault.Internal, "bench", "%s: what the join cost is not all known; did the leader change?", name)
+		}
+		*told.to = *told.from
+	}
 	var removed struct{}
 	if err := c.cluster.Command(ctx, &removed, "member", "remove", ident.FormatID(uint64(added.MemberID)),
 		"--endpoints", c.leader.Client()); err != nil {

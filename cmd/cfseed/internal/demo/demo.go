@@ -204,8 +204,9 @@ func (r *run) join(ctx context.Context, name string) error {
 	if err := target.Ready(ctx); err != nil {
 		return err
 	}
-	r.cfg.Say("%s is a %s after %.2f s: %s seeded, %s on the wire, %d entries after add, %d raft snapshots",
-		name, added.Role, j.Seconds, output.Size(added.BytesTotal), output.Size(added.BytesWire), added.EntriesAfterAdd, added.RaftSnapshotsSent)
+	r.cfg.Say("%s is a %s after %.2f s: %s seeded, %s on the wire, %s entries after add, %s raft snapshots",
+		name, added.Role, j.Seconds, output.Bytes(added.BytesTotal), output.Bytes(added.BytesWire),
+		output.Count(added.EntriesAfterAdd), output.Count(added.RaftSnapshotsSent))
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"unicode/utf8"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -96,33 +97,55 @@ type Phase struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// MemberAdd is the result of a join.
+// MemberAdd is the result of a join. What is not known is nil.
 type MemberAdd struct {
 	MemberID          ID        `json:"member_id"`
 	Name              string    `json:"name"`
 	Role              string    `json:"role"`
 	Position          *Position `json:"position"`
 	Phases            []Phase   `json:"phases"`
-	BytesWire         uint64    `json:"bytes_wire"`
-	BytesReused       uint64    `json:"bytes_reused"`
-	EntriesAfterAdd   uint64    `json:"entries_after_add"`
-	RaftSnapshotsSent uint64    `json:"raft_snapshots_sent"`
+	BytesWire         *uint64   `json:"bytes_wire"`
+	BytesReused       *uint64   `json:"bytes_reused"`
+	EntriesAfterAdd   *uint64   `json:"entries_after_add"`
+	RaftSnapshotsSent *uint64   `json:"raft_snapshots_sent"`
 	ClusterID         ID        `json:"cluster_id"`
-	BytesTotal        uint64    `json:"bytes_total"`
+	BytesTotal        *uint64   `json:"bytes_total"`
+	AlreadyMember     bool      `json:"already_member"`
 }
 
 // MemberAddOf gives the shape of r.
 func MemberAddOf(r *chainfirev1.MemberAddResult) MemberAdd {
-	phases := make([]Phase, 0, len(r.GetPhases()))
+	var phases []Phase
+	if !r.GetAlreadyMember() {
+		phases = make([]Phase, 0, len(r.GetPhases()))
+	}
 	for _, p := range r.GetPhases() {
 		phases = append(phases, Phase{p.GetName(), p.GetSeconds()})
 	}
 	return MemberAdd{
 		MemberID: ID(r.GetMemberId()), Name: r.GetName(), Role: r.GetRole(), Position: PositionOf(r.GetPosition()),
-		Phases: phases, BytesWire: r.GetBytesWire(), BytesReused: r.GetBytesReused(),
-		EntriesAfterAdd: r.GetEntriesAfterAdd(), RaftSnapshotsSent: r.GetRaftSnapshotsSent(),
-		ClusterID: ID(r.GetClusterId()), BytesTotal: r.GetBytesTotal(),
+		Phases: phases, BytesWire: r.BytesWire, BytesReused: r.BytesReused,
+		EntriesAfterAdd: r.EntriesAfterAdd, RaftSnapshotsSent: r.RaftSnapshotsSent,
+		ClusterID: ID(r.GetClusterId()), BytesTotal: r.BytesTotal, AlreadyMember: r.GetAlreadyMember(),
 	}
+}
+
+const unknown = "unknown"
+
+// Count gives a number for people.
+func Count(n *uint64) string {
+	if n == nil {
+		return unknown
+	}
+	return strconv.FormatUint(*n, 10)
+}
+
+// Bytes is Size of what may not be known.
+func Bytes(n *uint64) string {
+	if n == nil {
+		return unknown
+	}
+	return Size(*n)
 }
 
 // Transfer is the result of a push.
