@@ -326,11 +326,10 @@ func (t *Transport) sendFrame(s chainfirev1.Peer_StreamClient, p *peer, batch []
 		frame.Messages[i] = buf[sp.from:sp.to]
 	}
 	for i, m := range kept { // before the receiver can show that it has them
-		entries := 0
+		p.stats.sent(m.GetType().String(), spans[i].to-spans[i].from)
 		if m.GetType() == raftpb.MsgApp {
-			entries = len(m.GetEntries())
+			p.stats.sentEntries(m.GetIndex()+1, len(m.GetEntries()))
 		}
-		p.stats.sent(m.GetType().String(), spans[i].to-spans[i].from, entries)
 	}
 	var err error
 	if len(spans) > 0 {

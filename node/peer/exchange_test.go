@@ -48,6 +48,9 @@ func TestMessagesArriveOnce(t *testing.T) {
 	if v := a.metric(t, "cfseed_peer_entries_sent_total", to); v != 3 {
 		t.Errorf("entries metric %v", v)
 	}
+	if v := a.metric(t, "cfseed_peer_entries_resent_total", to); v != 1 { // both begin at the same index
+		t.Errorf("entries sent again: metric %v", v)
+	}
 	if v := a.metric(t, "cfseed_peer_raft_snapshots_sent_total", to); v != 0 {
 		t.Errorf("snapshots metric %v", v)
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 type metrics struct {
-	entries, snapshots, bytes, dropped, messages *prometheus.CounterVec
+	entries, again, snapshots, bytes, dropped, messages *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -22,6 +22,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	}
 	m := &metrics{
 		entries:   vec("cfseed_peer_entries_sent_total", "Log entries sent in MsgApp.", "to"),
+		again:     vec("cfseed_peer_entries_resent_total", "Log entries sent in MsgApp that had been sent before.", "to"),
 		snapshots: vec("cfseed_peer_raft_snapshots_sent_total", "Raft snapshots (MsgSnap) sent.", "to"),
 		bytes:     vec("cfseed_peer_bytes_sent_total", "Bytes of Raft messages sent.", "to"),
 		dropped:   vec("cfseed_peer_send_dropped_total", "Raft messages dropped before they were sent.", "to"),
@@ -30,7 +31,7 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []*prometheus.CounterVec{m.entries, m.snapshots, m.bytes, m.dropped, m.messages} {
+	for _, c := range []*prometheus.CounterVec{m.entries, m.again, m.snapshots, m.bytes, m.dropped, m.messages} {
 		if err := reg.Register(c); err != nil {
 			var dup prometheus.AlreadyRegisteredError
 			if errors.As(err, &dup) {
@@ -53,28 +54,38 @@ type stats struct {
 	mu          sync.Mutex
 	last        error     // why there is no connection; nil while there is one
 	copiedSince time.Time // since when the peer says ErrCopied; zero when it does not
+	indexes     spans     // of the entries sent
 }
 
 func newStats(m *metrics, id uint64) *stats {
 	s := &stats{m: m, to: ident.FormatID(id)}
 	// A counter that shows 0 can be told from one that does not exist.
-	for _, v := range []*prometheus.CounterVec{m.entries, m.snapshots, m.bytes, m.dropped} {
+	for _, v := range []*prometheus.CounterVec{m.entries, m.again, m.snapshots, m.bytes, m.dropped} {
 		v.WithLabelValues(s.to)
 	}
 	return s
 }
 
-func (s *stats) sent(kind string, bytes, entries int) {
+func (s *stats) sent(kind string, bytes int) {
 	s.m.messages.WithLabelValues(s.to, kind).Inc()
 	s.m.bytes.WithLabelValues(s.to).Add(float64(bytes))
-	if entries > 0 {
-		s.entries.Add(uint64(entries))
-		s.m.entries.WithLabelValues(s.to).Add(float64(entries))
+}
+
+// sentEntries counts n entries, the first of them at index first.
+func (s *stats) sentEntries(first uint64, n int) {
+	if n == 0 {
+		return
 	}
+	s.entries.Add(uint64(n))
+	s.m.entries.WithLabelValues(s.to).Add(float64(n))
+	s.mu.Lock()
+	again := s.indexes.add(first, first+uint64(n))
+	s.mu.Unlock()
+	s.m.again.WithLabelValues(s.to).Add(float64(again))
 }
 
 func (s *stats) sentSnapshot(kind string, bytes int) {
-	s.sent(kind, bytes, 0)
+	s.sent(kind, bytes)
 	s.snapshots.Add(1)
 	s.m.snapshots.WithLabelValues(s.to).Inc()
 }
