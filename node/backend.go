@@ -32,6 +32,7 @@ type backend struct {
 	seeds       *seeds
 	maxLearners int
 	dial        func(ctx context.Context, url string) (*grpc.ClientConn, error)
+	logAtStart  uint64
 }
 
 func (b *backend) Self() uint64 { return b.self }
@@ -76,13 +77,12 @@ func (b *backend) Raft(ctx context.Context) (clusterapi.Raft, error) {
 		if id == b.self {
 			continue
 		}
-		entries, snapshots := b.transport.Counters(id)
 		since, ok := b.transport.LastContact(id)
 		if !ok {
 			since = -1
 		}
 		out.Progress[id] = clusterapi.Progress{Match: p.Match, State: progressNames[p.State], RecentActive: p.RecentActive,
-			SinceContact: since, EntriesSent: entries, Snapshots: snapshots}
+			SinceContact: since}
 	}
 	return out, nil
 }
@@ -119,6 +119,11 @@ func (b *backend) dbBytes() uint64 {
 		return 0 // stopping
 	}
 	return n
+}
+
+func (b *backend) Sent(to uint64) clusterapi.Sent {
+	entries, snapshots := b.transport.Counters(to)
+	return clusterapi.Sent{Entries: entries, Snapshots: snapshots, LogAtStart: b.logAtStart}
 }
 
 func (b *backend) Seeds() []clusterapi.SeedProgress { return b.seeds.progress() }

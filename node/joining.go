@@ -190,6 +190,7 @@ func (n *node) finishJoin(ctx context.Context, j *join.Newcomer, inv *invitation
 	if err != nil {
 		return err
 	}
+	st.EntriesSent, st.RaftSnapshotsSent = j.Sent(ctx, out.Identity.MemberID)
 	if inv.say != nil {
 		inv.say(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: resultOf(out, j, st, res)}})
 	}
@@ -200,7 +201,7 @@ func (n *node) finishJoin(ctx context.Context, j *join.Newcomer, inv *invitation
 		n.metrics.phases.WithLabelValues(p.GetName()).Set(p.GetSeconds())
 	}
 	n.logger.InfoContext(ctx, "joined", "member", ident.FormatID(out.Identity.MemberID), "role", st.GetMember().GetRole(),
-		"entries_after_add", res.GetEntriesAfterAdd(), "raft_snapshots", st.GetRaftSnapshotsSent())
+		"entries_after_add", res.GetEntriesAfterAdd(), "entries_sent", known(st.EntriesSent), "raft_snapshots", known(st.RaftSnapshotsSent))
 	return j.Close()
 }
 
@@ -224,11 +225,19 @@ func resultOf(out *join.Outcome, j *join.Newcomer, st *chainfirev1.JoinStatusRes
 	result := &chainfirev1.MemberAddResult{MemberId: id.MemberID, Name: st.GetMember().GetName(), Role: st.GetMember().GetRole(),
 		ClusterId: id.Cluster.ID, Position: join.PositionOf(id.Seed.Position), Phases: j.Phases(),
 		BytesWire: proto.Uint64(out.Result.BytesWire), EntriesAfterAdd: proto.Uint64(res.GetEntriesAfterAdd()),
-		RaftSnapshotsSent: proto.Uint64(st.GetRaftSnapshotsSent())}
+		EntriesSent: st.EntriesSent, RaftSnapshotsSent: st.RaftSnapshotsSent}
 	if out.Result.BytesTotal > 0 { // else it came earlier and nothing tells its size any more
 		result.BytesTotal, result.BytesReused = proto.Uint64(out.Result.BytesTotal), proto.Uint64(out.Result.BytesReused)
 	}
 	return result
+}
+
+// known is a count as it is logged.
+func known(count *uint64) any {
+	if count == nil {
+		return "unknown"
+	}
+	return *count
 }
 
 func (n *node) joinConfig(inv *invitation) join.Config {

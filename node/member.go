@@ -174,8 +174,12 @@ func (m *member) assemble() error {
 	m.driver = newDriver(m)
 	m.core.onTick = m.driver.tick
 	conns := &conns{dial: n.dial}
+	last, err := m.log.LastIndex()
+	if err != nil {
+		return err
+	}
 	m.backend = &backend{self: id.MemberID, core: m.core, log: m.log, state: m.state, transport: m.transport, conns: conns,
-		driver: m.driver, seeds: m.seeds, maxLearners: n.cfg.MaxLearners, dial: n.dial}
+		driver: m.driver, seeds: m.seeds, maxLearners: n.cfg.MaxLearners, dial: n.dial, logAtStart: last}
 	ms := m.membership
 	ms.identity, ms.state, ms.core, ms.transport, ms.logger = m.identity, m.state, m.core, m.transport, n.logger
 	ms.name, ms.peerURLs, ms.clientURL, ms.farewell = n.cfg.Name, peerURLs, n.cfg.AdvertiseClient, n.cfg.Election

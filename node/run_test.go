@@ -217,7 +217,8 @@ func TestRunJoin(t *testing.T) {
 	if got := fmt.Sprint(names); got != "[reserve seed verify admit catch_up promote]" {
 		t.Errorf("phases %s", got)
 	}
-	if result.GetRole() != "voter" || result.GetRaftSnapshotsSent() != 0 || len(result.GetPhases()) != 6 {
+	if result.GetRole() != "voter" || result.RaftSnapshotsSent == nil || result.GetRaftSnapshotsSent() != 0 || len(result.GetPhases()) != 6 ||
+		result.EntriesSent == nil || result.GetEntriesSent() < result.GetEntriesAfterAdd() {
 		t.Errorf("%v", result)
 	}
 	three.ready()

@@ -173,12 +173,12 @@ func (m *fakeMember) MemberAdd(req *chainfirev1.MemberAddRequest, stream grpc.Se
 	result := &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: req.GetName(), Role: "voter", Position: &entryv1.Position{Term: 2, Index: 90},
 		Phases:    []*chainfirev1.Phase{{Name: "reserve", Seconds: 0.5}, {Name: "seed", Seconds: 1.25}},
 		BytesWire: proto.Uint64(512), BytesReused: proto.Uint64(0), EntriesAfterAdd: proto.Uint64(3), RaftSnapshotsSent: proto.Uint64(0),
-		ClusterId: 0xc1, BytesTotal: proto.Uint64(1024)}
+		ClusterId: 0xc1, BytesTotal: proto.Uint64(1024), EntriesSent: proto.Uint64(5)}
 	switch name := req.GetName(); {
 	case name == "here":
 		result = &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: name, Role: "voter", ClusterId: 0xc1, AlreadyMember: true}
 	case name == "orphan": // whoever sent it anything is gone
-		result.RaftSnapshotsSent = nil
+		result.RaftSnapshotsSent, result.EntriesSent = nil, nil
 	}
 	if req.GetLearner() {
 		result.Role = "learner"

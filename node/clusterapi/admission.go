@@ -273,14 +273,15 @@ func (s *Service) checkTicket(t *chainfirev1.JoinTicket) error {
 func (s *Service) JoinStatus(ctx context.Context, req *chainfirev1.JoinStatusRequest) (*chainfirev1.JoinStatusResponse, error) {
 	return atLeader(ctx, s.b,
 		func(ctx context.Context) (*chainfirev1.JoinStatusResponse, error) {
-			return s.joinStatus(ctx, req.GetMemberId())
+			return s.joinStatus(ctx, req)
 		},
 		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.JoinStatusResponse, error) {
 			return chainfirev1.NewAdmissionClient(c).JoinStatus(ctx, req)
 		})
 }
 
-func (s *Service) joinStatus(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
+func (s *Service) joinStatus(ctx context.Context, req *chainfirev1.JoinStatusRequest) (*chainfirev1.JoinStatusResponse, error) {
+	id := req.GetMemberId()
 	rec := s.b.State().Member(id)
 	if rec == nil { // a new leader may not have applied the reservation yet
 		if err := s.b.Barrier(ctx); err != nil {
@@ -303,7 +304,11 @@ func (s *Service) joinStatus(ctx context.Context, id uint64) (*chainfirev1.JoinS
 	if p, ok := rs.Progress[id]; ok {
 		out.Match, out.ProgressState = p.Match, p.State
 		out.SecondsSinceContact = p.SinceContact.Seconds()
-		out.EntriesAfterAdd, out.RaftSnapshotsSent = p.EntriesSent, p.Snapshots
+	}
+	if req.GetSent() {
+		if sent := s.sentTo(ctx, rec, rs); sent != nil {
+			out.EntriesSent, out.RaftSnapshotsSent = &sent.Entries, &sent.Snapshots
+		}
 	}
 	return out, nil
 }

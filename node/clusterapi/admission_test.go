@@ -262,11 +262,11 @@ func TestReserveAndBind(t *testing.T) {
 func TestJoinStatus(t *testing.T) {
 	b := newBackend()
 	b.members = append(b.members, newcomer())
-	b.raft.Progress = map[uint64]Progress{5: {Match: 60, State: "replicate", SinceContact: 2 * time.Second, EntriesSent: 7, Snapshots: 1}}
+	b.raft.Progress = map[uint64]Progress{5: {Match: 60, State: "replicate", SinceContact: 2 * time.Second}}
 	s := New(b)
 	st, err := s.JoinStatus(t.Context(), &chainfirev1.JoinStatusRequest{MemberId: 5})
 	if err != nil || st.GetMatch() != 60 || st.GetLastIndex() != 100 || st.GetProgressState() != "replicate" ||
-		st.GetSecondsSinceContact() != 2 || st.GetRaftSnapshotsSent() != 1 || st.GetMember().GetState() != "reserved" {
+		st.GetSecondsSinceContact() != 2 || st.EntriesSent != nil || st.RaftSnapshotsSent != nil || st.GetMember().GetState() != "reserved" {
 		t.Errorf("%v, %v", st, err)
 	}
 	b.raft.Progress = nil

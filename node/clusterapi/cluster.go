@@ -181,7 +181,7 @@ func (s *Service) conf(ctx context.Context, change state.ConfChange, kind envelo
 // answer in time is listed as not reachable.
 func (s *Service) Status(ctx context.Context, req *chainfirev1.StatusRequest) (*chainfirev1.StatusResponse, error) {
 	if req.GetSelf() {
-		return s.selfStatus(), nil
+		return s.selfStatus(req.GetSentTo()), nil
 	}
 	return atLeader(ctx, s.b, s.status,
 		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.StatusResponse, error) {
@@ -190,11 +190,15 @@ func (s *Service) Status(ctx context.Context, req *chainfirev1.StatusRequest) (*
 }
 
 // selfStatus is what this member knows of itself; it asks nobody.
-func (s *Service) selfStatus() *chainfirev1.StatusResponse {
+func (s *Service) selfStatus(sentTo uint64) *chainfirev1.StatusResponse {
 	out := &chainfirev1.StatusResponse{MemberId: s.b.Self(), Members: []*chainfirev1.MemberStatus{s.b.LocalStatus()}}
 	for _, p := range s.b.Seeds() {
 		out.Seeds = append(out.Seeds, &chainfirev1.SeedStatus{LeaseId: p.LeaseID, Target: p.Target,
 			Percent: p.Percent, BytesPerSecond: p.BytesPerSecond})
+	}
+	if sentTo != 0 {
+		sent := s.b.Sent(sentTo)
+		out.Sent = &chainfirev1.PeerSent{Entries: sent.Entries, RaftSnapshots: sent.Snapshots, LogAtStart: sent.LogAtStart}
 	}
 	return out
 }
@@ -257,11 +261,11 @@ func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, r
 	st := &chainfirev1.MemberStatus{Id: m.GetId(), Name: m.GetName(), Role: m.GetRole(), State: m.GetState()}
 	var self *chainfirev1.StatusResponse
 	if rec.GetId() == s.b.Self() {
-		self = s.selfStatus()
+		self = s.selfStatus(0)
 		st.Match, st.Reachable = last, true
 	} else if p, ok := rs.Progress[rec.GetId()]; ok {
 		st.Match, st.Reachable = p.Match, p.RecentActive
-		if answer, err := s.askSelf(ctx, rec); err == nil {
+		if answer, err := s.askSelf(ctx, rec, 0); err == nil {
 			self = answer
 		}
 	}
@@ -277,7 +281,7 @@ func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, r
 const statusPatience = 500 * time.Millisecond
 
 // askSelf gives what another member knows of itself; Members has one element.
-func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord) (*chainfirev1.StatusResponse, error) {
+func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord, sentTo uint64) (*chainfirev1.StatusResponse, error) {
 	if len(rec.GetPeerUrls()) == 0 {
 		return nil, fault.Newf(fault.Unreachable, "status", "no peer URL")
 	}
@@ -287,7 +291,7 @@ func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord) (*chai
 	if err != nil {
 		return nil, err
 	}
-	res, err := chainfirev1.NewClusterClient(conn).Status(ctx, &chainfirev1.StatusRequest{Self: true})
+	res, err := chainfirev1.NewClusterClient(conn).Status(ctx, &chainfirev1.StatusRequest{Self: true, SentTo: sentTo})
 	if err = errors.Join(err, conn.Close()); err != nil {
 		return nil, err
 	}

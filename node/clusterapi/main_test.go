@@ -57,6 +57,7 @@ type backend struct {
 	maxLearners int
 	dial        func(ctx context.Context, url string) (*grpc.ClientConn, error)
 	local       *chainfirev1.MemberStatus
+	sent        map[uint64]Sent
 
 	proposed []proposal
 	// answer gives the result of a proposal; nil answers with a new reservation
@@ -115,6 +116,7 @@ func (b *backend) Promotable(context.Context, uint64) (bool, error) {
 }
 func (b *backend) MaxLearners() int                       { return b.maxLearners }
 func (b *backend) LocalStatus() *chainfirev1.MemberStatus { return b.local }
+func (b *backend) Sent(to uint64) Sent                    { return b.sent[to] }
 func (b *backend) Seeds() []SeedProgress {
 	return []SeedProgress{{LeaseID: 1 << 63, Target: "late"}, {LeaseID: 3, Target: "early", Percent: 50}}
 }

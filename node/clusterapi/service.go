@@ -28,8 +28,12 @@ type Progress struct {
 	State        string // probe | replicate | snapshot
 	RecentActive bool
 	SinceContact time.Duration // negative = never
-	EntriesSent  uint64        // by this process
-	Snapshots    uint64        // Raft snapshots sent by this process
+}
+
+// Sent is what this process has sent to a member, as its transport counts it.
+type Sent struct {
+	Entries, Snapshots uint64
+	LogAtStart         uint64 // where the log ended when it began to count
 }
 
 // LogView answers for the Raft log of the member asked.
@@ -83,6 +87,7 @@ type Backend interface {
 	// LocalStatus fills what only this member knows of itself.
 	LocalStatus() *chainfirev1.MemberStatus
 	Seeds() []SeedProgress
+	Sent(to uint64) Sent
 	// Dial connects to any URL, for the newcomer's peer URL and other members.
 	Dial(ctx context.Context, url string) (*grpc.ClientConn, error)
 }

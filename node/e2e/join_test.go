@@ -15,6 +15,7 @@ import (
 const (
 	snapshotsSent = "cfseed_peer_raft_snapshots_sent_total"
 	entriesSent   = "cfseed_peer_entries_sent_total"
+	entriesResent = "cfseed_peer_entries_resent_total"
 )
 
 // add runs member add for a waiting node and waits until it serves clients.
@@ -66,6 +67,8 @@ func Test3NodeLeaderElectionWithJoin(t *testing.T) {
 	w.AwaitMore(500)
 	for _, name := range []string{"n2", "n3"} {
 		n := c.StartAwaiting(name, "--cluster-id", c.MustAsk("member", "list").Str("cluster_id"))
+		c.AwaitNoLease() // or the next seed may share the checkpoint of the one before
+		before := memberIn(c.MustAsk("status"), first.ID).Num("applied")
 		r := c.add(n)
 		if r.Str("role") != "voter" || r.Num("raft_snapshots_sent") != 0 || r.Num("bytes_wire") <= 0 || r.Num("position", "index") < 500 {
 			t.Errorf("member add %s: %s", name, r)
@@ -78,12 +81,7 @@ func Test3NodeLeaderElectionWithJoin(t *testing.T) {
 		if got := strings.Join(phases, " "); got != "reserve seed verify admit catch_up promote" {
 			t.Errorf("phases %s", got)
 		}
-		if got := first.Metric(snapshotsSent, "to="+n.ID); got != 0 {
-			t.Errorf("%v Raft snapshots sent to %s", got, name)
-		}
-		if sent, said := first.Metric(entriesSent, "to="+n.ID), r.Num("entries_after_add"); said < 0 || sent < said {
-			t.Errorf("%s still needed %v entries, %v were sent", name, said, sent)
-		}
+		c.checkSent(n, r, before)
 		w.AwaitMore(100)
 	}
 	w.Use()
@@ -102,6 +100,47 @@ func Test3NodeLeaderElectionWithJoin(t *testing.T) {
 		}
 	}
 	c.VerifyDirs(c.Nodes...)
+}
+
+// sentBy sums a metric of what the running members have sent to n.
+func (c *Cluster) sentBy(metric string, n *Node) (sum float64) {
+	c.t.Helper()
+	for _, other := range c.Running() {
+		if other == n {
+			continue
+		}
+		v, _, err := other.metric(metric, "to="+n.ID)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		sum += v
+	}
+	return sum
+}
+
+// checkSent holds what member add says was sent to n against the members'
+// metrics, and both against the log: applied is what its source had applied
+// before. Nothing but the entries after the seed is needed, nothing but these is
+// sent, and what is sent again is counted.
+func (c *Cluster) checkSent(n *Node, r Result, applied float64) {
+	c.t.Helper()
+	snapshots, sent, again := c.sentBy(snapshotsSent, n), c.sentBy(entriesSent, n), c.sentBy(entriesResent, n)
+	last := c.MustAsk("status").Num("last_index")
+	position, needed, said := r.Num("position", "index"), r.Num("entries_after_add"), r.Num("entries_sent")
+	c.t.Logf("%s: seeded at %v, needed %v entries then; %v sent by the end of the join, %v by now, %v of them again; the log ends at %v, ended at %v before",
+		n.Name, position, needed, said, sent, again, last, applied)
+	if told := r.Num("raft_snapshots_sent"); told != snapshots || snapshots != 0 {
+		c.t.Errorf("%s: %v Raft snapshots sent, %v told", n.Name, snapshots, told)
+	}
+	if written := last - applied; needed < 0 || needed > written {
+		c.t.Errorf("%s needed %v entries, %v were written since the add began", n.Name, needed, written)
+	}
+	if said < needed || said > sent {
+		c.t.Errorf("%s needed %v entries; %v sent, says member add, %v, say the metrics", n.Name, needed, said, sent)
+	}
+	if tail := last - position; sent-again > tail {
+		c.t.Errorf("%v entries sent to %s, %v of them again; there are %v after its seed", sent, n.Name, again, tail)
+	}
 }
 
 // TestSimultaneousJoins starts three newcomers at once, by node --join and by

@@ -306,12 +306,33 @@ func (n *Newcomer) CatchUp(ctx context.Context, id uint64) (*chainfirev1.JoinSta
 }
 
 func (n *Newcomer) joinStatus(ctx context.Context, id uint64) (*chainfirev1.JoinStatusResponse, error) {
+	return n.askJoinStatus(ctx, n.cfg.IdleTimeout, &chainfirev1.JoinStatusRequest{MemberId: id})
+}
+
+func (n *Newcomer) askJoinStatus(ctx context.Context, patience time.Duration, req *chainfirev1.JoinStatusRequest) (*chainfirev1.JoinStatusResponse, error) {
 	var st *chainfirev1.JoinStatusResponse
-	err := n.cluster.call(ctx, "join status", n.cfg.IdleTimeout, func(ctx context.Context, c *grpc.ClientConn) (err error) {
-		st, err = chainfirev1.NewAdmissionClient(c).JoinStatus(ctx, &chainfirev1.JoinStatusRequest{MemberId: id})
+	err := n.cluster.call(ctx, "join status", patience, func(ctx context.Context, c *grpc.ClientConn) (err error) {
+		st, err = chainfirev1.NewAdmissionClient(c).JoinStatus(ctx, req)
 		return err
 	})
 	return st, err
+}
+
+// sentPatience bounds Sent: the join has gone through, whatever it took.
+const sentPatience = 5 * time.Second
+
+// Sent asks what the members have sent to the newcomer since it was added: log
+// entries and Raft snapshots. Nil is not known. It ends the last phase.
+func (n *Newcomer) Sent(ctx context.Context, id uint64) (entries, snapshots *uint64) {
+	n.finishPhase()
+	st, err := n.askJoinStatus(ctx, min(sentPatience, n.cfg.IdleTimeout), &chainfirev1.JoinStatusRequest{MemberId: id, Sent: true})
+	if err != nil {
+		if n.cfg.Logger != nil {
+			n.cfg.Logger.Warn("what was sent to the newcomer is not known", "err", err)
+		}
+		return nil, nil
+	}
+	return st.EntriesSent, st.RaftSnapshotsSent
 }
 
 var _ io.Closer = (*Newcomer)(nil)

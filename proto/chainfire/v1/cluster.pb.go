@@ -494,6 +494,7 @@ type MemberAddResult struct {
 	ClusterId         uint64                 `protobuf:"varint,10,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	BytesTotal        *uint64                `protobuf:"varint,11,opt,name=bytes_total,json=bytesTotal,proto3,oneof" json:"bytes_total,omitempty"`
 	AlreadyMember     bool                   `protobuf:"varint,12,opt,name=already_member,json=alreadyMember,proto3" json:"already_member,omitempty"` // it has been one before this call, which knows nothing of how it came in
+	EntriesSent       *uint64                `protobuf:"varint,13,opt,name=entries_sent,json=entriesSent,proto3,oneof" json:"entries_sent,omitempty"` // counted where they are sent, by all members
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -610,6 +611,13 @@ func (x *MemberAddResult) GetAlreadyMember() bool {
 		return x.AlreadyMember
 	}
 	return false
+}
+
+func (x *MemberAddResult) GetEntriesSent() uint64 {
+	if x != nil && x.EntriesSent != nil {
+		return *x.EntriesSent
+	}
+	return 0
 }
 
 type MemberRemoveRequest struct {
@@ -990,7 +998,8 @@ func (x *MemberListResponse) GetGenesisNonce() []byte {
 
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Self          bool                   `protobuf:"varint,1,opt,name=self,proto3" json:"self,omitempty"` // only what the member asked knows of itself; never forwarded
+	Self          bool                   `protobuf:"varint,1,opt,name=self,proto3" json:"self,omitempty"`                   // only what the member asked knows of itself; never forwarded
+	SentTo        uint64                 `protobuf:"varint,2,opt,name=sent_to,json=sentTo,proto3" json:"sent_to,omitempty"` // with self: also what it has sent to this member; 0 = none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1032,6 +1041,13 @@ func (x *StatusRequest) GetSelf() bool {
 	return false
 }
 
+func (x *StatusRequest) GetSentTo() uint64 {
+	if x != nil {
+		return x.SentTo
+	}
+	return 0
+}
+
 type StatusResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1044,6 +1060,7 @@ type StatusResponse struct {
 	FirstIndex    uint64                 `protobuf:"varint,8,opt,name=first_index,json=firstIndex,proto3" json:"first_index,omitempty"`
 	LastIndex     uint64                 `protobuf:"varint,9,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	Commit        uint64                 `protobuf:"varint,10,opt,name=commit,proto3" json:"commit,omitempty"`
+	Sent          *PeerSent              `protobuf:"bytes,11,opt,name=sent,proto3" json:"sent,omitempty"` // as asked for by sent_to
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1148,6 +1165,74 @@ func (x *StatusResponse) GetCommit() uint64 {
 	return 0
 }
 
+func (x *StatusResponse) GetSent() *PeerSent {
+	if x != nil {
+		return x.Sent
+	}
+	return nil
+}
+
+// PeerSent is what one process has sent to a member.
+type PeerSent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       uint64                 `protobuf:"varint,1,opt,name=entries,proto3" json:"entries,omitempty"`
+	RaftSnapshots uint64                 `protobuf:"varint,2,opt,name=raft_snapshots,json=raftSnapshots,proto3" json:"raft_snapshots,omitempty"`
+	LogAtStart    uint64                 `protobuf:"varint,3,opt,name=log_at_start,json=logAtStart,proto3" json:"log_at_start,omitempty"` // where its log ended when it began to count
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PeerSent) Reset() {
+	*x = PeerSent{}
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PeerSent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PeerSent) ProtoMessage() {}
+
+func (x *PeerSent) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PeerSent.ProtoReflect.Descriptor instead.
+func (*PeerSent) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *PeerSent) GetEntries() uint64 {
+	if x != nil {
+		return x.Entries
+	}
+	return 0
+}
+
+func (x *PeerSent) GetRaftSnapshots() uint64 {
+	if x != nil {
+		return x.RaftSnapshots
+	}
+	return 0
+}
+
+func (x *PeerSent) GetLogAtStart() uint64 {
+	if x != nil {
+		return x.LogAtStart
+	}
+	return 0
+}
+
 type MemberStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1167,7 +1252,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1179,7 +1264,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1192,7 +1277,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MemberStatus) GetId() uint64 {
@@ -1284,7 +1369,7 @@ type SeedStatus struct {
 
 func (x *SeedStatus) Reset() {
 	*x = SeedStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1381,7 @@ func (x *SeedStatus) String() string {
 func (*SeedStatus) ProtoMessage() {}
 
 func (x *SeedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1394,7 @@ func (x *SeedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedStatus.ProtoReflect.Descriptor instead.
 func (*SeedStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SeedStatus) GetLeaseId() uint64 {
@@ -1355,7 +1440,7 @@ type LeaseStatus struct {
 
 func (x *LeaseStatus) Reset() {
 	*x = LeaseStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1452,7 @@ func (x *LeaseStatus) String() string {
 func (*LeaseStatus) ProtoMessage() {}
 
 func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1465,7 @@ func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseStatus.ProtoReflect.Descriptor instead.
 func (*LeaseStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LeaseStatus) GetId() uint64 {
@@ -1444,7 +1529,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1541,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1554,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReserveRequest) GetName() string {
@@ -1513,7 +1598,7 @@ type ReserveResponse struct {
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1525,7 +1610,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1538,7 +1623,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReserveResponse) GetClusterId() uint64 {
@@ -1588,7 +1673,7 @@ type BindRequest struct {
 
 func (x *BindRequest) Reset() {
 	*x = BindRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1600,7 +1685,7 @@ func (x *BindRequest) String() string {
 func (*BindRequest) ProtoMessage() {}
 
 func (x *BindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1613,7 +1698,7 @@ func (x *BindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRequest.ProtoReflect.Descriptor instead.
 func (*BindRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *BindRequest) GetClusterId() uint64 {
@@ -1652,7 +1737,7 @@ type BindResponse struct {
 
 func (x *BindResponse) Reset() {
 	*x = BindResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1749,7 @@ func (x *BindResponse) String() string {
 func (*BindResponse) ProtoMessage() {}
 
 func (x *BindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1762,7 @@ func (x *BindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindResponse.ProtoReflect.Descriptor instead.
 func (*BindResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 // JoinTicket is what a seed brings to admission.
@@ -1695,7 +1780,7 @@ type JoinTicket struct {
 
 func (x *JoinTicket) Reset() {
 	*x = JoinTicket{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1792,7 @@ func (x *JoinTicket) String() string {
 func (*JoinTicket) ProtoMessage() {}
 
 func (x *JoinTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1805,7 @@ func (x *JoinTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTicket.ProtoReflect.Descriptor instead.
 func (*JoinTicket) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *JoinTicket) GetClusterId() uint64 {
@@ -1774,7 +1859,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1871,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1884,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AdmitRequest) GetTicket() *JoinTicket {
@@ -1819,7 +1904,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1831,7 +1916,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1844,7 +1929,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitResponse) GetAddedAt() uint64 {
@@ -1864,13 +1949,14 @@ func (x *AdmitResponse) GetEntriesAfterAdd() uint64 {
 type JoinStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemberId      uint64                 `protobuf:"varint,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
+	Sent          bool                   `protobuf:"varint,2,opt,name=sent,proto3" json:"sent,omitempty"` // also what was sent to it, which takes asking all members
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinStatusRequest) Reset() {
 	*x = JoinStatusRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +1968,7 @@ func (x *JoinStatusRequest) String() string {
 func (*JoinStatusRequest) ProtoMessage() {}
 
 func (x *JoinStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +1981,7 @@ func (x *JoinStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinStatusRequest.ProtoReflect.Descriptor instead.
 func (*JoinStatusRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *JoinStatusRequest) GetMemberId() uint64 {
@@ -1905,6 +1991,13 @@ func (x *JoinStatusRequest) GetMemberId() uint64 {
 	return 0
 }
 
+func (x *JoinStatusRequest) GetSent() bool {
+	if x != nil {
+		return x.Sent
+	}
+	return false
+}
+
 type JoinStatusResponse struct {
 	state               protoimpl.MessageState `protogen:"open.v1"`
 	Member              *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
@@ -1912,15 +2005,15 @@ type JoinStatusResponse struct {
 	LastIndex           uint64                 `protobuf:"varint,3,opt,name=last_index,json=lastIndex,proto3" json:"last_index,omitempty"`
 	ProgressState       string                 `protobuf:"bytes,4,opt,name=progress_state,json=progressState,proto3" json:"progress_state,omitempty"`                       // probe | replicate | snapshot | none
 	SecondsSinceContact float64                `protobuf:"fixed64,5,opt,name=seconds_since_contact,json=secondsSinceContact,proto3" json:"seconds_since_contact,omitempty"` // negative = never
-	EntriesAfterAdd     uint64                 `protobuf:"varint,6,opt,name=entries_after_add,json=entriesAfterAdd,proto3" json:"entries_after_add,omitempty"`
-	RaftSnapshotsSent   uint64                 `protobuf:"varint,7,opt,name=raft_snapshots_sent,json=raftSnapshotsSent,proto3" json:"raft_snapshots_sent,omitempty"`
+	EntriesSent         *uint64                `protobuf:"varint,6,opt,name=entries_sent,json=entriesSent,proto3,oneof" json:"entries_sent,omitempty"`                      // since it was added; not set: not known
+	RaftSnapshotsSent   *uint64                `protobuf:"varint,7,opt,name=raft_snapshots_sent,json=raftSnapshotsSent,proto3,oneof" json:"raft_snapshots_sent,omitempty"`  // likewise
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
 
 func (x *JoinStatusResponse) Reset() {
 	*x = JoinStatusResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1932,7 +2025,7 @@ func (x *JoinStatusResponse) String() string {
 func (*JoinStatusResponse) ProtoMessage() {}
 
 func (x *JoinStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1945,7 +2038,7 @@ func (x *JoinStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinStatusResponse.ProtoReflect.Descriptor instead.
 func (*JoinStatusResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JoinStatusResponse) GetMember() *Member {
@@ -1983,16 +2076,16 @@ func (x *JoinStatusResponse) GetSecondsSinceContact() float64 {
 	return 0
 }
 
-func (x *JoinStatusResponse) GetEntriesAfterAdd() uint64 {
-	if x != nil {
-		return x.EntriesAfterAdd
+func (x *JoinStatusResponse) GetEntriesSent() uint64 {
+	if x != nil && x.EntriesSent != nil {
+		return *x.EntriesSent
 	}
 	return 0
 }
 
 func (x *JoinStatusResponse) GetRaftSnapshotsSent() uint64 {
-	if x != nil {
-		return x.RaftSnapshotsSent
+	if x != nil && x.RaftSnapshotsSent != nil {
+		return *x.RaftSnapshotsSent
 	}
 	return 0
 }
@@ -2039,7 +2132,7 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x10bytes_per_second\x18\x04 \x01(\x01R\x0ebytesPerSecond\"5\n" +
 	"\x05Phase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\xb9\x04\n" +
+	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\xf2\x04\n" +
 	"\x0fMemberAddResult\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2056,12 +2149,14 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	" \x01(\x04R\tclusterId\x12$\n" +
 	"\vbytes_total\x18\v \x01(\x04H\x04R\n" +
 	"bytesTotal\x88\x01\x01\x12%\n" +
-	"\x0ealready_member\x18\f \x01(\bR\ralreadyMemberB\r\n" +
+	"\x0ealready_member\x18\f \x01(\bR\ralreadyMember\x12&\n" +
+	"\fentries_sent\x18\r \x01(\x04H\x05R\ventriesSent\x88\x01\x01B\r\n" +
 	"\v_bytes_wireB\x0f\n" +
 	"\r_bytes_reusedB\x14\n" +
 	"\x12_entries_after_addB\x16\n" +
 	"\x14_raft_snapshots_sentB\x0e\n" +
-	"\f_bytes_total\"%\n" +
+	"\f_bytes_totalB\x0f\n" +
+	"\r_entries_sent\"%\n" +
 	"\x13MemberRemoveRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"F\n" +
 	"\x14MemberRemoveResponse\x12.\n" +
@@ -2081,9 +2176,10 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12.\n" +
 	"\amembers\x18\x02 \x03(\v2\x14.chainfire.v1.MemberR\amembers\x12#\n" +
-	"\rgenesis_nonce\x18\x03 \x01(\fR\fgenesisNonce\"#\n" +
+	"\rgenesis_nonce\x18\x03 \x01(\fR\fgenesisNonce\"<\n" +
 	"\rStatusRequest\x12\x12\n" +
-	"\x04self\x18\x01 \x01(\bR\x04self\"\xe9\x02\n" +
+	"\x04self\x18\x01 \x01(\bR\x04self\x12\x17\n" +
+	"\asent_to\x18\x02 \x01(\x04R\x06sentTo\"\x95\x03\n" +
 	"\x0eStatusResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x16\n" +
@@ -2098,7 +2194,13 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"last_index\x18\t \x01(\x04R\tlastIndex\x12\x16\n" +
 	"\x06commit\x18\n" +
-	" \x01(\x04R\x06commit\"\x8b\x02\n" +
+	" \x01(\x04R\x06commit\x12*\n" +
+	"\x04sent\x18\v \x01(\v2\x16.chainfire.v1.PeerSentR\x04sent\"m\n" +
+	"\bPeerSent\x12\x18\n" +
+	"\aentries\x18\x01 \x01(\x04R\aentries\x12%\n" +
+	"\x0eraft_snapshots\x18\x02 \x01(\x04R\rraftSnapshots\x12 \n" +
+	"\flog_at_start\x18\x03 \x01(\x04R\n" +
+	"logAtStart\"\x8b\x02\n" +
 	"\fMemberStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2158,18 +2260,21 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x06ticket\x18\x01 \x01(\v2\x18.chainfire.v1.JoinTicketR\x06ticket\"V\n" +
 	"\rAdmitResponse\x12\x19\n" +
 	"\badded_at\x18\x01 \x01(\x04R\aaddedAt\x12*\n" +
-	"\x11entries_after_add\x18\x02 \x01(\x04R\x0fentriesAfterAdd\"0\n" +
+	"\x11entries_after_add\x18\x02 \x01(\x04R\x0fentriesAfterAdd\"D\n" +
 	"\x11JoinStatusRequest\x12\x1b\n" +
-	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\"\xae\x02\n" +
+	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x12\n" +
+	"\x04sent\x18\x02 \x01(\bR\x04sent\"\xd8\x02\n" +
 	"\x12JoinStatusResponse\x12,\n" +
 	"\x06member\x18\x01 \x01(\v2\x14.chainfire.v1.MemberR\x06member\x12\x14\n" +
 	"\x05match\x18\x02 \x01(\x04R\x05match\x12\x1d\n" +
 	"\n" +
 	"last_index\x18\x03 \x01(\x04R\tlastIndex\x12%\n" +
 	"\x0eprogress_state\x18\x04 \x01(\tR\rprogressState\x122\n" +
-	"\x15seconds_since_contact\x18\x05 \x01(\x01R\x13secondsSinceContact\x12*\n" +
-	"\x11entries_after_add\x18\x06 \x01(\x04R\x0fentriesAfterAdd\x12.\n" +
-	"\x13raft_snapshots_sent\x18\a \x01(\x04R\x11raftSnapshotsSent2\xf7\x03\n" +
+	"\x15seconds_since_contact\x18\x05 \x01(\x01R\x13secondsSinceContact\x12&\n" +
+	"\fentries_sent\x18\x06 \x01(\x04H\x00R\ventriesSent\x88\x01\x01\x123\n" +
+	"\x13raft_snapshots_sent\x18\a \x01(\x04H\x01R\x11raftSnapshotsSent\x88\x01\x01B\x0f\n" +
+	"\r_entries_sentB\x16\n" +
+	"\x14_raft_snapshots_sent2\xf7\x03\n" +
 	"\aCluster\x12N\n" +
 	"\tMemberAdd\x12\x1e.chainfire.v1.MemberAddRequest\x1a\x1f.chainfire.v1.MemberAddResponse0\x01\x12U\n" +
 	"\fMemberRemove\x12!.chainfire.v1.MemberRemoveRequest\x1a\".chainfire.v1.MemberRemoveResponse\x12X\n" +
@@ -2197,7 +2302,7 @@ func file_chainfire_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_cluster_proto_rawDescData
 }
 
-var file_chainfire_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_chainfire_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_chainfire_v1_cluster_proto_goTypes = []any{
 	(*Member)(nil),                // 0: chainfire.v1.Member
 	(*MemberAddRequest)(nil),      // 1: chainfire.v1.MemberAddRequest
@@ -2216,62 +2321,64 @@ var file_chainfire_v1_cluster_proto_goTypes = []any{
 	(*MemberListResponse)(nil),    // 14: chainfire.v1.MemberListResponse
 	(*StatusRequest)(nil),         // 15: chainfire.v1.StatusRequest
 	(*StatusResponse)(nil),        // 16: chainfire.v1.StatusResponse
-	(*MemberStatus)(nil),          // 17: chainfire.v1.MemberStatus
-	(*SeedStatus)(nil),            // 18: chainfire.v1.SeedStatus
-	(*LeaseStatus)(nil),           // 19: chainfire.v1.LeaseStatus
-	(*ReserveRequest)(nil),        // 20: chainfire.v1.ReserveRequest
-	(*ReserveResponse)(nil),       // 21: chainfire.v1.ReserveResponse
-	(*BindRequest)(nil),           // 22: chainfire.v1.BindRequest
-	(*BindResponse)(nil),          // 23: chainfire.v1.BindResponse
-	(*JoinTicket)(nil),            // 24: chainfire.v1.JoinTicket
-	(*AdmitRequest)(nil),          // 25: chainfire.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 26: chainfire.v1.AdmitResponse
-	(*JoinStatusRequest)(nil),     // 27: chainfire.v1.JoinStatusRequest
-	(*JoinStatusResponse)(nil),    // 28: chainfire.v1.JoinStatusResponse
-	(*v1.Position)(nil),           // 29: chainfire.entry.v1.Position
+	(*PeerSent)(nil),              // 17: chainfire.v1.PeerSent
+	(*MemberStatus)(nil),          // 18: chainfire.v1.MemberStatus
+	(*SeedStatus)(nil),            // 19: chainfire.v1.SeedStatus
+	(*LeaseStatus)(nil),           // 20: chainfire.v1.LeaseStatus
+	(*ReserveRequest)(nil),        // 21: chainfire.v1.ReserveRequest
+	(*ReserveResponse)(nil),       // 22: chainfire.v1.ReserveResponse
+	(*BindRequest)(nil),           // 23: chainfire.v1.BindRequest
+	(*BindResponse)(nil),          // 24: chainfire.v1.BindResponse
+	(*JoinTicket)(nil),            // 25: chainfire.v1.JoinTicket
+	(*AdmitRequest)(nil),          // 26: chainfire.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 27: chainfire.v1.AdmitResponse
+	(*JoinStatusRequest)(nil),     // 28: chainfire.v1.JoinStatusRequest
+	(*JoinStatusResponse)(nil),    // 29: chainfire.v1.JoinStatusResponse
+	(*v1.Position)(nil),           // 30: chainfire.entry.v1.Position
 }
 var file_chainfire_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: chainfire.v1.MemberAddResponse.phase:type_name -> chainfire.v1.PhaseStarted
 	4,  // 1: chainfire.v1.MemberAddResponse.transfer:type_name -> chainfire.v1.TransferProgress
 	6,  // 2: chainfire.v1.MemberAddResponse.result:type_name -> chainfire.v1.MemberAddResult
-	29, // 3: chainfire.v1.MemberAddResult.position:type_name -> chainfire.entry.v1.Position
+	30, // 3: chainfire.v1.MemberAddResult.position:type_name -> chainfire.entry.v1.Position
 	5,  // 4: chainfire.v1.MemberAddResult.phases:type_name -> chainfire.v1.Phase
 	0,  // 5: chainfire.v1.MemberRemoveResponse.members:type_name -> chainfire.v1.Member
 	0,  // 6: chainfire.v1.MemberPromoteResponse.members:type_name -> chainfire.v1.Member
 	0,  // 7: chainfire.v1.MemberUpdateResponse.members:type_name -> chainfire.v1.Member
 	0,  // 8: chainfire.v1.MemberListResponse.members:type_name -> chainfire.v1.Member
-	17, // 9: chainfire.v1.StatusResponse.members:type_name -> chainfire.v1.MemberStatus
-	18, // 10: chainfire.v1.StatusResponse.seeds:type_name -> chainfire.v1.SeedStatus
-	19, // 11: chainfire.v1.StatusResponse.leases:type_name -> chainfire.v1.LeaseStatus
-	0,  // 12: chainfire.v1.ReserveResponse.members:type_name -> chainfire.v1.Member
-	29, // 13: chainfire.v1.JoinTicket.position:type_name -> chainfire.entry.v1.Position
-	24, // 14: chainfire.v1.AdmitRequest.ticket:type_name -> chainfire.v1.JoinTicket
-	0,  // 15: chainfire.v1.JoinStatusResponse.member:type_name -> chainfire.v1.Member
-	1,  // 16: chainfire.v1.Cluster.MemberAdd:input_type -> chainfire.v1.MemberAddRequest
-	7,  // 17: chainfire.v1.Cluster.MemberRemove:input_type -> chainfire.v1.MemberRemoveRequest
-	9,  // 18: chainfire.v1.Cluster.MemberPromote:input_type -> chainfire.v1.MemberPromoteRequest
-	11, // 19: chainfire.v1.Cluster.MemberUpdate:input_type -> chainfire.v1.MemberUpdateRequest
-	13, // 20: chainfire.v1.Cluster.MemberList:input_type -> chainfire.v1.MemberListRequest
-	15, // 21: chainfire.v1.Cluster.Status:input_type -> chainfire.v1.StatusRequest
-	20, // 22: chainfire.v1.Admission.Reserve:input_type -> chainfire.v1.ReserveRequest
-	22, // 23: chainfire.v1.Admission.Bind:input_type -> chainfire.v1.BindRequest
-	25, // 24: chainfire.v1.Admission.Admit:input_type -> chainfire.v1.AdmitRequest
-	27, // 25: chainfire.v1.Admission.JoinStatus:input_type -> chainfire.v1.JoinStatusRequest
-	2,  // 26: chainfire.v1.Cluster.MemberAdd:output_type -> chainfire.v1.MemberAddResponse
-	8,  // 27: chainfire.v1.Cluster.MemberRemove:output_type -> chainfire.v1.MemberRemoveResponse
-	10, // 28: chainfire.v1.Cluster.MemberPromote:output_type -> chainfire.v1.MemberPromoteResponse
-	12, // 29: chainfire.v1.Cluster.MemberUpdate:output_type -> chainfire.v1.MemberUpdateResponse
-	14, // 30: chainfire.v1.Cluster.MemberList:output_type -> chainfire.v1.MemberListResponse
-	16, // 31: chainfire.v1.Cluster.Status:output_type -> chainfire.v1.StatusResponse
-	21, // 32: chainfire.v1.Admission.Reserve:output_type -> chainfire.v1.ReserveResponse
-	23, // 33: chainfire.v1.Admission.Bind:output_type -> chainfire.v1.BindResponse
-	26, // 34: chainfire.v1.Admission.Admit:output_type -> chainfire.v1.AdmitResponse
-	28, // 35: chainfire.v1.Admission.JoinStatus:output_type -> chainfire.v1.JoinStatusResponse
-	26, // [26:36] is the sub-list for method output_type
-	16, // [16:26] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	18, // 9: chainfire.v1.StatusResponse.members:type_name -> chainfire.v1.MemberStatus
+	19, // 10: chainfire.v1.StatusResponse.seeds:type_name -> chainfire.v1.SeedStatus
+	20, // 11: chainfire.v1.StatusResponse.leases:type_name -> chainfire.v1.LeaseStatus
+	17, // 12: chainfire.v1.StatusResponse.sent:type_name -> chainfire.v1.PeerSent
+	0,  // 13: chainfire.v1.ReserveResponse.members:type_name -> chainfire.v1.Member
+	30, // 14: chainfire.v1.JoinTicket.position:type_name -> chainfire.entry.v1.Position
+	25, // 15: chainfire.v1.AdmitRequest.ticket:type_name -> chainfire.v1.JoinTicket
+	0,  // 16: chainfire.v1.JoinStatusResponse.member:type_name -> chainfire.v1.Member
+	1,  // 17: chainfire.v1.Cluster.MemberAdd:input_type -> chainfire.v1.MemberAddRequest
+	7,  // 18: chainfire.v1.Cluster.MemberRemove:input_type -> chainfire.v1.MemberRemoveRequest
+	9,  // 19: chainfire.v1.Cluster.MemberPromote:input_type -> chainfire.v1.MemberPromoteRequest
+	11, // 20: chainfire.v1.Cluster.MemberUpdate:input_type -> chainfire.v1.MemberUpdateRequest
+	13, // 21: chainfire.v1.Cluster.MemberList:input_type -> chainfire.v1.MemberListRequest
+	15, // 22: chainfire.v1.Cluster.Status:input_type -> chainfire.v1.StatusRequest
+	21, // 23: chainfire.v1.Admission.Reserve:input_type -> chainfire.v1.ReserveRequest
+	23, // 24: chainfire.v1.Admission.Bind:input_type -> chainfire.v1.BindRequest
+	26, // 25: chainfire.v1.Admission.Admit:input_type -> chainfire.v1.AdmitRequest
+	28, // 26: chainfire.v1.Admission.JoinStatus:input_type -> chainfire.v1.JoinStatusRequest
+	2,  // 27: chainfire.v1.Cluster.MemberAdd:output_type -> chainfire.v1.MemberAddResponse
+	8,  // 28: chainfire.v1.Cluster.MemberRemove:output_type -> chainfire.v1.MemberRemoveResponse
+	10, // 29: chainfire.v1.Cluster.MemberPromote:output_type -> chainfire.v1.MemberPromoteResponse
+	12, // 30: chainfire.v1.Cluster.MemberUpdate:output_type -> chainfire.v1.MemberUpdateResponse
+	14, // 31: chainfire.v1.Cluster.MemberList:output_type -> chainfire.v1.MemberListResponse
+	16, // 32: chainfire.v1.Cluster.Status:output_type -> chainfire.v1.StatusResponse
+	22, // 33: chainfire.v1.Admission.Reserve:output_type -> chainfire.v1.ReserveResponse
+	24, // 34: chainfire.v1.Admission.Bind:output_type -> chainfire.v1.BindResponse
+	27, // 35: chainfire.v1.Admission.Admit:output_type -> chainfire.v1.AdmitResponse
+	29, // 36: chainfire.v1.Admission.JoinStatus:output_type -> chainfire.v1.JoinStatusResponse
+	27, // [27:37] is the sub-list for method output_type
+	17, // [17:27] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_chainfire_v1_cluster_proto_init() }
@@ -2285,13 +2392,14 @@ func file_chainfire_v1_cluster_proto_init() {
 		(*MemberAddResponse_Result)(nil),
 	}
 	file_chainfire_v1_cluster_proto_msgTypes[6].OneofWrappers = []any{}
+	file_chainfire_v1_cluster_proto_msgTypes[29].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_cluster_proto_rawDesc), len(file_chainfire_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

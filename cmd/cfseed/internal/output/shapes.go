@@ -111,6 +111,7 @@ type MemberAdd struct {
 	ClusterID         ID        `json:"cluster_id"`
 	BytesTotal        *uint64   `json:"bytes_total"`
 	AlreadyMember     bool      `json:"already_member"`
+	EntriesSent       *uint64   `json:"entries_sent"`
 }
 
 // MemberAddOf gives the shape of r.
@@ -126,7 +127,7 @@ func MemberAddOf(r *chainfirev1.MemberAddResult) MemberAdd {
 		MemberID: ID(r.GetMemberId()), Name: r.GetName(), Role: r.GetRole(), Position: PositionOf(r.GetPosition()),
 		Phases: phases, BytesWire: r.BytesWire, BytesReused: r.BytesReused,
 		EntriesAfterAdd: r.EntriesAfterAdd, RaftSnapshotsSent: r.RaftSnapshotsSent,
-		ClusterID: ID(r.GetClusterId()), BytesTotal: r.BytesTotal, AlreadyMember: r.GetAlreadyMember(),
+		ClusterID: ID(r.GetClusterId()), BytesTotal: r.BytesTotal, AlreadyMember: r.GetAlreadyMember(), EntriesSent: r.EntriesSent,
 	}
 }
 
