@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"os"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -66,6 +67,9 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	}}
 	if join.IsDirectory(vfs.Default, c.String("from")) {
 		cfg.Donor = c.String("from")
+	} else if _, err := os.Stat(c.String("from")); err == nil {
+		return fault.Newf(fault.Usage, "", "--from %s is a file", c.String("from")).
+			WithHint("a seed comes from members, by their client addresses, or from the data directory of a stopped one")
 	} else {
 		cfg.Endpoints = list(c, "from")
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,5 +30,21 @@ func TestPullOfAnOfflineSourceHasNulls(t *testing.T) {
 	online, err := json.Marshal(pullShape(out))
 	if err != nil || !strings.Contains(string(online), `"lease_id":"0000000000000009","lease_expires":"2026-01-02T02:04:05Z"`) {
 		t.Errorf("%s, %v", online, err)
+	}
+}
+
+// A file is told to be none of the sources, and not asked for as a host.
+func TestPullFromAFile(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "archive")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := runArgs(t.Context(), "", "pull", "--from", file, "--data-dir", filepath.Join(dir, "new"), "--timeout", "1s", "-o", "json")
+	if code != 2 || !strings.Contains(stdout, `"usage"`) || !strings.Contains(stdout, "is a file") {
+		t.Errorf("exit %d: %s%s", code, stdout, stderr)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "new")); !os.IsNotExist(err) {
+		t.Errorf("the data directory was touched: %v", err)
 	}
 }
