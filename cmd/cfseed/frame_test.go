@@ -225,7 +225,8 @@ func TestCommandsAreDocumented(t *testing.T) {
 	}
 }
 
-// TestDocumentedFlagsExist: the documents name no flag that no command has.
+// TestDocumentedFlagsExist: the documents name no flag that no command has, but
+// among what is not served yet (TestContractIsServedOrListed).
 func TestDocumentedFlagsExist(t *testing.T) {
 	known := []string{"help", "force-new-cluster"} // the second is etcd's
 	for _, l := range allCommands() {
@@ -238,6 +239,7 @@ func TestDocumentedFlagsExist(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		text = []byte(strings.Replace(string(text), notServed(string(text)), "", 1))
 		for _, m := range regexp.MustCompile("(?:^|[ `(\\[])--([a-z][a-z-]*)").FindAllStringSubmatch(string(text), -1) {
 			if !slices.Contains(known, m[1]) {
 				t.Errorf("%s speaks of --%s, which no command has", name, m[1])
