@@ -360,13 +360,87 @@ func TestEtcdctlIsOfTheServedRelease(t *testing.T) {
 	}
 }
 
-// TestArchitectureShowsTheCodeMap: every folder of the code map is named in
-// ARCHITECTURE.md.
+// mapErrors holds the code map and the map of an ARCHITECTURE.md against the
+// folders of tree that hold Go code: both list the same places on the same
+// levels, and a place either exists or is marked as planned, in both.
+func mapErrors(tree fs.FS, text string, levels map[string]int, planned []string) ([]string, error) {
+	files, err := source(tree, false)
+	if err != nil {
+		return nil, err
+	}
+	tests, err := source(tree, true)
+	if err != nil {
+		return nil, err
+	}
+	there := map[string]bool{}
+	for _, f := range append(files, tests...) {
+		there[f.dir] = true
+	}
+	var out []string
+	drawn := map[string]bool{}
+	row := regexp.MustCompile("(?m)^\\| (\\d) \\| `([^`]+)` \\| (planned: )?\\S")
+	for _, m := range row.FindAllStringSubmatch(text, -1) {
+		dir, marked := m[2], m[3] != ""
+		drawn[dir] = true
+		if level, known := levels[dir]; !known || m[1] != fmt.Sprint(level) {
+			out = append(out, fmt.Sprintf("ARCHITECTURE.md has %s on level %s, the code map on %d (%t)", dir, m[1], level, known))
+		}
+		if marked != slices.Contains(planned, dir) {
+			out = append(out, fmt.Sprintf("%s: planned for only one of ARCHITECTURE.md and the code map", dir))
+		}
+	}
+	for dir := range levels {
+		if !drawn[dir] {
+			out = append(out, fmt.Sprintf("ARCHITECTURE.md does not draw %s", dir))
+		}
+		if there[dir] == slices.Contains(planned, dir) {
+			out = append(out, fmt.Sprintf("%s: holds code %t, planned %t", dir, there[dir], slices.Contains(planned, dir)))
+		}
+	}
+	for _, dir := range planned {
+		if _, known := levels[dir]; !known {
+			out = append(out, fmt.Sprintf("%s is planned and has no level", dir))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
 func TestArchitectureShowsTheCodeMap(t *testing.T) {
-	text := readText(t, "ARCHITECTURE.md")
-	for dir := range codeMap {
-		if _, err := os.Stat(dir); err == nil && !strings.Contains(text, "`"+dir+"`") {
-			t.Errorf("ARCHITECTURE.md does not name `%s`", dir)
+	found, err := mapErrors(os.DirFS("."), readText(t, "ARCHITECTURE.md"), codeMap, planned)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range found {
+		t.Error(f)
+	}
+}
+
+func TestMapErrorsAreReported(t *testing.T) {
+	const drawn = "| 1 | `a` | what it is |\n| 0 | `b` | planned: what it will be |\n"
+	for _, tc := range []struct {
+		name    string
+		folders []string
+		text    string
+		planned []string
+		want    string // the only error; empty = none
+	}{
+		{"as drawn", []string{"a"}, drawn, []string{"b"}, ""},
+		{"not there and not marked", []string{"a"}, strings.Replace(drawn, "planned: ", "", 1), nil, "b: holds code false"},
+		{"marked and there", []string{"a", "b"}, drawn, []string{"b"}, "b: holds code true"},
+		{"marked here only", []string{"a"}, strings.Replace(drawn, "planned: ", "", 1), []string{"b"}, "planned for only one"},
+		{"another level", []string{"a"}, strings.Replace(drawn, "| 1 |", "| 2 |", 1), []string{"b"}, "on level 2"},
+		{"not drawn", []string{"a"}, drawn[strings.Index(drawn, "\n")+1:], []string{"b"}, "does not draw a"},
+		{"unknown", []string{"a"}, drawn + "| 1 | `c` | more |\n", []string{"b"}, "has c on level 1"},
+		{"planned without a level", []string{"a"}, drawn, []string{"b", "c"}, "c is planned and has no level"},
+	} {
+		files := map[string]string{}
+		for _, dir := range tc.folders {
+			files[dir+"/x.go"] = "package x\n"
+		}
+		found, err := mapErrors(fake(files), tc.text, map[string]int{"a": 1, "b": 0}, tc.planned)
+		if all := strings.Join(found, "; "); err != nil || (tc.want == "") != (all == "") || !strings.Contains(all, tc.want) || len(found) > 1 {
+			t.Errorf("%s: got %q, %v, want %q", tc.name, all, err, tc.want)
 		}
 	}
 }
