@@ -31,6 +31,7 @@ type cluster struct {
 	mu       sync.Mutex
 	admit    []error                           // one a call; the last stays
 	statuses []*chainfirev1.JoinStatusResponse // likewise
+	sentErr  error                             // of what was sent
 	renewals int
 	renewErr error
 	renewed  chan struct{} // a token for each renewal
@@ -72,9 +73,12 @@ func (c *cluster) Admit(_ context.Context, req *chainfirev1.AdmitRequest) (*chai
 	return &chainfirev1.AdmitResponse{AddedAt: 50, EntriesAfterAdd: 10}, nil
 }
 
-func (c *cluster) JoinStatus(context.Context, *chainfirev1.JoinStatusRequest) (*chainfirev1.JoinStatusResponse, error) {
+func (c *cluster) JoinStatus(_ context.Context, req *chainfirev1.JoinStatusRequest) (*chainfirev1.JoinStatusResponse, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if req.GetSent() && c.sentErr != nil {
+		return nil, rpcfault.ToStatus(c.sentErr)
+	}
 	return next(&c.statuses), nil
 }
 
@@ -318,5 +322,31 @@ func TestPrepareRefusals(t *testing.T) {
 		MemberId: 5, AlreadyMember: true}}, nil)
 	if _, err := n.Prepare(t.Context()); !fault.Is(err, fault.Refused) || !strings.Contains(fault.HintOf(err), "member remove") {
 		t.Errorf("a member without its directory: %v", err)
+	}
+}
+
+// What was sent is told as the leader knows it; a leader that can not be asked
+// leaves it unknown and the join done.
+func TestSent(t *testing.T) {
+	entries, snapshots := uint64(7), uint64(0)
+	told := &chainfirev1.JoinStatusResponse{EntriesSent: &entries, RaftSnapshotsSent: &snapshots}
+	for _, c := range []struct {
+		name    string
+		cluster *cluster
+		known   bool
+	}{
+		{"known", &cluster{statuses: []*chainfirev1.JoinStatusResponse{told}}, true},
+		{"not known", &cluster{statuses: []*chainfirev1.JoinStatusResponse{{}}}, false},
+		{"nobody to ask", &cluster{sentErr: fault.Newf(fault.Refused, "join status", "no")}, false},
+	} {
+		n, _ := newcomer(t, c.cluster, nil)
+		n.startPhase(PhasePromote)
+		e, s := n.Sent(t.Context(), 5)
+		if (e != nil) != c.known || (s != nil) != c.known || c.known && (*e != 7 || *s != 0) {
+			t.Errorf("%s: %v, %v", c.name, e, s)
+		}
+		if n.current != "" || len(n.phases) != 1 {
+			t.Errorf("%s: asking lasts as phase %q", c.name, n.current)
+		}
 	}
 }

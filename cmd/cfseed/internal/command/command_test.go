@@ -225,6 +225,13 @@ func TestDeadline(t *testing.T) {
 	if code != 3 || !strings.Contains(stdout, `"code":"timeout"`) || !strings.Contains(stdout, "the deadline of 1ms passed") {
 		t.Errorf("exit %d, stdout %q", code, stdout)
 	}
+	told := func(ctx context.Context, _ *cli.Context, _ *Session) error {
+		<-ctx.Done()
+		return Reported(fault.Newf(fault.Different, "", "a key is lost"))
+	}
+	if code, stdout, _ := runMain(t.Context(), told, "lone", "--deadline", "1ms", "-o", "json"); code != 4 || stdout != "" {
+		t.Errorf("a result that was printed: exit %d, then %q", code, stdout)
+	}
 }
 
 func TestBadCommonFlags(t *testing.T) {
