@@ -109,6 +109,17 @@ func lockStopped(fs vfs.FS, dir string) (d *datadir.Dir, unlock func() error, er
 	}, nil
 }
 
+// StoppedMember reads who a data directory belongs to, of a member that does not
+// run; errors as of FromStopped.
+func StoppedMember(fs vfs.FS, dir string) (id datadir.Identity, err error) {
+	d, unlock, err := lockStopped(fs, dir)
+	if err != nil {
+		return id, err
+	}
+	defer func() { err = errors.Join(err, unlock()) }()
+	return d.ReadIdentity()
+}
+
 // statesOf lists the numbers of a member's state directories.
 func statesOf(fs vfs.FS, d *datadir.Dir) ([]uint64, error) {
 	names, err := list(fs, d.Path())

@@ -33,6 +33,7 @@ func pullCommand(env *command.Env) *cli.Command {
 			&cli.StringFlag{Name: "from", Usage: "`SOURCE`: client addresses of members, separated by commas, or the data directory of a stopped member"},
 			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
 			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
+			&cli.StringFlag{Name: "delta", Usage: "take what did not change from `OLD-DIR`, the data directory of a member that no longer runs; it is only read"},
 			&cli.IntFlag{Name: "parallel", Usage: "`N` streams; default half the processors, 2 to 4"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Usage: "the cluster keeps the log after the seed for `DURATION`"},
 			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},
@@ -55,7 +56,7 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	defer progress.Close(false)
 	tls := netsec.Files{Cert: c.String("cert"), Key: c.String("key"), CA: c.String("cacert")}
 	cfg := join.PullConfig{Rand: rand.Reader, Config: join.Config{
-		Dir: datadir.At(vfs.Default, c.String("data-dir")), Name: c.String("name"), Learner: c.Bool("learner"),
+		Dir: datadir.At(vfs.Default, c.String("data-dir")), Name: c.String("name"), Learner: c.Bool("learner"), Base: c.String("delta"),
 		Dial: func(_ context.Context, endpoint string) (*grpc.ClientConn, error) { return netsec.Dial(endpoint, tls) },
 		DialSeed: func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
 			return netsec.Dial(endpoint, tls, opts...)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -74,4 +75,54 @@ func TestFollowerFetchesADelta(t *testing.T) {
 		n.Stop()
 	}
 	c.VerifyDirs(c.Nodes...)
+}
+
+// TestPullDelta: a member that was away too long is seeded anew, under an ID of
+// its own, with its old directory as a base that is only read.
+func TestPullDelta(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
+	source, line := c.behind("n1")
+	cargo := c.load(96)
+	old := c.StartAwaiting("n2")
+	c.add(old, "--learner") // it may be away
+	fresh := c.New("n3")
+	pull := func(base string) *command { return c.pull(fresh, line.url(), "--delta", base) }
+	refused(t, "a base that runs", pull(old.DataDir).wait(startPatience), "in_use")
+	if code := old.Stop(); code != 0 {
+		t.Fatalf("SIGTERM: exit %d", code)
+	}
+	c.MustAsk("member", "remove", old.ID)
+	other := NewCluster(t)
+	stranger := other.Start("x1")
+	stranger.Stop()
+	refused(t, "a base of another cluster", pull(stranger.DataDir).wait(startPatience), "refused")
+	refused(t, "a base that is no member's", pull(t.TempDir()).wait(startPatience), "refused")
+	if r := c.MustAsk("member", "list"); strings.Contains(r.Stdout, `"reserved"`) {
+		t.Errorf("a refused pull has reserved a member: %s", r)
+	}
+
+	cargo.more(1)
+	before, seen := treeHash(t, old.DataDir), line.down.Load()
+	r := pull(old.DataDir).wait(startPatience)
+	if r.Code != 0 {
+		t.Fatalf("pull: %s", r)
+	}
+	fetched := line.down.Load() - seen
+	t.Logf("fetched %d of %.0f bytes", fetched, r.Num("bytes_total"))
+	// The source may have merged some of its tables meanwhile.
+	if float64(fetched) > 0.3*r.Num("bytes_total") || r.Num("bytes_reused") < 0.7*r.Num("bytes_total") {
+		t.Errorf("fetched %d bytes with 1 %% changed: %s", fetched, r)
+	}
+	if after := treeHash(t, old.DataDir); after != before {
+		t.Errorf("the old directory was %s, is %s", before, after)
+	}
+	fresh.Spawn("--join", source.Client)
+	fresh.WaitReady(startPatience)
+	c.AwaitRole("voter", fresh)
+	if fresh.ID == old.ID {
+		t.Errorf("it is member %s again", old.ID)
+	}
+	cargo.checkOn(source, fresh)
+	c.noRaftSnapshots()
 }

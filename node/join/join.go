@@ -60,6 +60,7 @@ type Config struct {
 	Learner   bool          // stay a learner
 	Reserved  uint64        // reservation made for us; 0 = make one
 	Cluster   ident.Cluster // zero = whatever cluster answers
+	Base      string        // data directory of a former member whose files may be used; "" = none
 
 	Dial        Dialer
 	DialSeed    transfer.DialFunc

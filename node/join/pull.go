@@ -68,6 +68,13 @@ func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
 }
 
 func pullAnew(ctx context.Context, cfg PullConfig) (_ *PullOutcome, err error) {
+	if cfg.Base != "" { // before anything is made or reserved
+		base, err := snapshot.StoppedMember(cfg.Dir.FS(), cfg.Base)
+		if err != nil {
+			return nil, err
+		}
+		cfg.Cluster = base.Cluster
+	}
 	if cfg.Directory, err = DirectoryNonce(cfg.Dir, cfg.Rand); err != nil {
 		return nil, err
 	}
@@ -171,7 +178,7 @@ func pullStopped(ctx context.Context, cfg PullConfig) (out *PullOutcome, err err
 	if err != nil {
 		return nil, err
 	}
-	stage, err := snapshot.OpenStage(ctx, cfg.Dir, seed.ManifestBytes())
+	stage, err := openStage(ctx, cfg.Config, seed.ManifestBytes())
 	if err != nil {
 		return nil, errors.Join(err, seed.Remove())
 	}

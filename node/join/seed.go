@@ -87,7 +87,7 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		WantRoot: stagedRoot(n.cfg.Dir), Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		IdleTimeout: n.cfg.IdleTimeout, Progress: n.cfg.Moved, Notify: n.notify, Logger: n.cfg.Logger,
 		OpenStage: func(manifest []byte) (transfer.Stage, error) {
-			s, err := snapshot.OpenStage(ctx, n.cfg.Dir, manifest)
+			s, err := openStage(ctx, n.cfg, manifest)
 			if err != nil {
 				return nil, err
 			}
@@ -109,6 +109,18 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 	}
 	n.finishPhase()
 	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Reserved: res}, nil
+}
+
+// openStage opens the stage of a seed and takes from the base what it has of it.
+func openStage(ctx context.Context, cfg Config, manifest []byte) (*snapshot.Stage, error) {
+	s, err := snapshot.OpenStage(ctx, cfg.Dir, manifest)
+	if err != nil || cfg.Base == "" {
+		return s, err
+	}
+	if _, err := s.AdoptMember(ctx, cfg.Base); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
 }
 
 func (n *Newcomer) notify(ev transfer.Event) {
