@@ -152,10 +152,13 @@ func textFiles(tree fs.FS, fn func(name, text string)) error {
 		if err != nil {
 			return err
 		}
-		if d.IsDir() {
-			if d.Name() == ".git" || d.Name() == ".bin" {
+		if d.Name() == ".git" || d.Name() == ".bin" { // .git is a file in a linked worktree
+			if d.IsDir() {
 				return fs.SkipDir
 			}
+			return nil
+		}
+		if d.IsDir() {
 			return nil
 		}
 		if info, err := d.Info(); err != nil || !info.Mode().IsRegular() || info.Size() > 4<<20 {
@@ -209,6 +212,7 @@ func TestForbiddenWordsAreReported(t *testing.T) {
 		{"Makefile", "cp ../sha" + "red/x .", true},
 		{"a.go", `dir := "/ho` + `me/me/x"`, true},
 		{"a.go", `dir := "/var/lib/x"`, false},
+		{".git", "gitdir: /ho" + "me/me/x/.git/worktrees/y", false},
 		{"a_test.go", "time.Sl" + "eep(1)", true},
 		{"node/e2e/a_test.go", "time.Sl" + "eep(1)", false},
 		{"a.go", "os.Ex" + "it(1)", true},
