@@ -263,6 +263,9 @@ func (s *Server) takeSlot(ctx context.Context, sess *session) error {
 		s.slots.release()
 		return s.notOpen(sess.lease.ID)
 	}
+	if sess.slot { // a stream took one back meanwhile
+		s.slots.release()
+	}
 	sess.slot, sess.idleSince = true, time.Now()
 	s.wake()
 	return nil
@@ -291,8 +294,9 @@ func (s *Server) use(lease uint64, root [32]byte, limit int64) (*session, error)
 		sess.stopRenew = cancel
 		s.wg.Go(func() { s.renew(rctx, sess) })
 	}
+	err := s.keepSlot(sess)
 	s.mu.Unlock()
-	if err := s.keepSlot(sess); err != nil {
+	if err != nil {
 		s.unuse(sess)
 		return nil, err
 	}
@@ -300,10 +304,8 @@ func (s *Server) use(lease uint64, root [32]byte, limit int64) (*session, error)
 }
 
 // keepSlot takes back the slot of a session that was idle, if one is free. A
-// stream does not wait for one: opening the seed again does.
+// stream does not wait for one: opening the seed again does. Server.mu is held.
 func (s *Server) keepSlot(sess *session) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if !sess.slot && !s.slots.try() {
 		return fault.Newf(fault.Unreachable, "get snapshot", "the seed was idle and lost its slot").WithHint("open it again")
 	}

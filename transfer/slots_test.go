@@ -5,6 +5,7 @@ import (
 	"errors"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/chainfire/cfseed/internal/fault"
@@ -125,4 +126,47 @@ func TestSlotQueueIsBounded(t *testing.T) {
 	if err := s.acquire(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestOneSlotASession: a session that is opened again waits for a slot while a
+// stream of it takes one back; it ends up with one, and gives it back.
+func TestOneSlotASession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		seed := seedSpec{sizes: []int{20_000}}.build(t)
+		s, err := NewServer(Config{Authorizer: &fakeAuth{}, Leases: newFakeLeases(), Seeds: &fakeProvider{seeds: []Seed{seed}},
+			Cluster: testCluster, Logger: quiet(), Slots: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sess, err := s.open(t.Context(), &chainfirev1.OpenSeedRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = sleep(t.Context(), time.Minute) // idle, it loses its slot
+		for range 2 {
+			if !s.slots.try() {
+				t.Fatal("an idle session keeps its slot")
+			}
+		}
+		again := make(chan error, 1)
+		go func() { again <- s.takeSlot(t.Context(), sess) }()
+		synctest.Wait()
+		s.mu.Lock()
+		s.slots.release() // to the one that waits, which then waits for the lock
+		s.slots.release()
+		err = s.keepSlot(sess)
+		s.mu.Unlock()
+		if err := errors.Join(err, <-again); err != nil {
+			t.Fatal(err)
+		}
+		if free := len(s.slots.free); !sess.slot || free != 1 {
+			t.Errorf("slot %t, %d free, want 1", sess.slot, free)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if free := len(s.slots.free); free != 2 {
+			t.Errorf("%d slots free at the end, want 2", free)
+		}
+	})
 }
