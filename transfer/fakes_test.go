@@ -88,6 +88,7 @@ type fakeProvider struct {
 	acquired int
 	held     int
 	wait     func(ctx context.Context) error
+	release  func() // before each seed is given back; may be nil
 }
 
 func (p *fakeProvider) Acquire(ctx context.Context, _ Lease, want []byte, _ ident.Position) (Seed, func(), error) {
@@ -106,7 +107,14 @@ func (p *fakeProvider) Acquire(ctx context.Context, _ Lease, want []byte, _ iden
 			seed = s
 		}
 	}
-	return seed, func() { p.mu.Lock(); p.held--; p.mu.Unlock() }, nil
+	return seed, func() {
+		if p.release != nil {
+			p.release()
+		}
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.held--
+	}, nil
 }
 
 // counts returns how often a seed was acquired, and how many are held now.

@@ -115,10 +115,11 @@ func (s *Server) Close() error {
 	s.cancel(fault.Newf(fault.Unreachable, "serve seed", "the source is shutting down"))
 	s.wg.Wait()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	for _, sess := range s.sessions {
 		s.drop(sess)
 	}
+	s.mu.Unlock()
+	s.wg.Wait()
 	s.codec.Close()
 	return nil
 }

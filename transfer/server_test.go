@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc"
@@ -158,9 +159,54 @@ func TestRequestsAreChecked(t *testing.T) {
 	if err := get(ranges()); !fault.Is(err, fault.LeaseLost) {
 		t.Errorf("after the lease was closed: %v", err)
 	}
-	if _, held := src.provider.counts(); held != 0 {
-		t.Errorf("%d seeds held after the lease was closed", held)
-	}
+	eventually(t, "the seed is given back", func() bool {
+		_, held := src.provider.counts()
+		return held == 0
+	})
+}
+
+// TestReleaseIsAside: a seed whose files take long to delete holds up neither
+// other seeds nor the closing of its lease; Close waits for it.
+func TestReleaseIsAside(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		deleted := make(chan struct{})
+		goOn := sync.OnceFunc(func() { close(deleted) })
+		provider := &fakeProvider{seeds: []Seed{seedSpec{}.build(t)}, release: func() { <-deleted }}
+		s, err := NewServer(Config{Authorizer: &fakeAuth{}, Leases: newFakeLeases(), Seeds: provider, Cluster: testCluster, Logger: quiet()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sess, err := s.open(t.Context(), &chainfirev1.OpenSeedRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait() // for the janitor, which takes the lock as well
+		closed := make(chan error, 1)
+		go func() {
+			_, err := s.CloseLease(t.Context(), &chainfirev1.CloseLeaseRequest{LeaseId: sess.lease.ID})
+			closed <- err
+		}()
+		synctest.Wait()
+		if s.mu.TryLock() {
+			s.mu.Unlock()
+		} else {
+			t.Error("the seed is given back under the lock")
+			goOn()
+		}
+		if err := <-closed; err != nil {
+			t.Error(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- s.Close() }()
+		synctest.Wait()
+		if _, held := provider.counts(); held != 0 && len(ended) != 0 {
+			t.Error("Close did not wait")
+		}
+		goOn()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestGeneratedClient: a client that knows nothing of the raw codec reads the

@@ -190,7 +190,7 @@ func (s *Server) admit(sess *session) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		sess.release()
+		s.wg.Go(sess.release)
 		return context.Cause(s.ctx)
 	}
 	if old := s.sessions[sess.lease.ID]; old != nil {
@@ -202,7 +202,7 @@ func (s *Server) admit(sess *session) error {
 }
 
 // drop takes sess out of the table and releases what it holds, now or with its
-// last stream. Server.mu is held.
+// last stream. Server.mu is held, and the caller is one that Close waits for.
 func (s *Server) drop(sess *session) {
 	if s.sessions[sess.lease.ID] == sess {
 		delete(s.sessions, sess.lease.ID)
@@ -210,7 +210,7 @@ func (s *Server) drop(sess *session) {
 	sess.dropped = true
 	if sess.users == 0 {
 		s.freeSlot(sess)
-		sess.release()
+		s.wg.Go(sess.release) // deletes files, which streams must not wait for
 		sess.release = func() {}
 	}
 }
