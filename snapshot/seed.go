@@ -23,6 +23,7 @@ type Seed struct {
 	m       *manifest.Manifest
 	encoded []byte
 	root    [32]byte
+	shared  bool // files are links to those of a stopped member
 	removed atomic.Bool
 }
 

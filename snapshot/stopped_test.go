@@ -3,8 +3,11 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -83,6 +86,7 @@ func TestFromStopped(t *testing.T) {
 		"on a disk":          {vfs.Default, filepath.Join(dir, "donor"), false},
 		"with another state": {vfs.NewMem(), "donor", true},
 		"without links":      {noLinks{vfs.NewMem()}, "donor", false},
+		"to another disk":    {twoDisks{vfs.NewMem()}, "donor", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fs := tc.fs
@@ -139,6 +143,116 @@ func TestFromStopped(t *testing.T) {
 type noLinks struct{ *vfs.MemFS }
 
 func (noLinks) Link(string, string) error { return errors.New("no links here") }
+
+// twoDisks has what is below donor/ on a disk of its own.
+type twoDisks struct{ *vfs.MemFS }
+
+func (d twoDisks) Link(from, to string) error {
+	if strings.HasPrefix(from, "donor/") != strings.HasPrefix(to, "donor/") {
+		return &os.LinkError{Op: "link", Old: from, New: to, Err: syscall.EXDEV}
+	}
+	return d.MemFS.Link(from, to)
+}
+
+// TestFromStoppedNeedsRoom: a copy that does not fit is refused before it
+// begins; what is linked needs no room.
+func TestFromStoppedNeedsRoom(t *testing.T) {
+	for name, c := range map[string]struct {
+		over   func(mem *vfs.MemFS) vfs.FS
+		copies uint64 // of the tables
+	}{
+		"linked":          {func(mem *vfs.MemFS) vfs.FS { return mem }, 0},
+		"to another disk": {func(mem *vfs.MemFS) vfs.FS { return twoDisks{mem} }, 1},
+		"without links":   {func(mem *vfs.MemFS) vfs.FS { return noLinks{mem} }, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := vfs.NewMem()
+			newDonor(t, mem, "donor", 1)
+			need := uint64(captureReserve)
+			var tables uint64
+			for path, content := range tree(t, mem, "donor/state-1") {
+				switch {
+				case strings.HasSuffix(path, ".sst"):
+					tables += uint64(len(content))
+				case filepath.Base(path) != lockName:
+					need += 2 * uint64(len(content))
+				}
+			}
+			need += c.copies * tables
+			writes := 0
+			fs := errorfs.Wrap(c.over(mem), errorfs.InjectorFunc(func(op errorfs.Op) error {
+				if op.Kind == errorfs.OpFileWrite {
+					writes++
+				}
+				return nil
+			}))
+			mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: need - 1, TotalBytes: 1 << 40})
+			_, err := FromStopped(t.Context(), fs, "donor", "scratch")
+			if !fault.Is(err, fault.NoSpace) || fault.HintOf(err) == "" || tables == 0 {
+				t.Errorf("one byte short of %d: %v", need, err)
+			}
+			if there, _ := exists(mem, "scratch"); there || writes > 0 {
+				t.Errorf("%d writes were begun, scratch is left: %t", writes, there)
+			}
+			mem.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: need, TotalBytes: 1 << 40})
+			seed, err := FromStopped(t.Context(), fs, "donor", "scratch")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := seed.Remove(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestStageIn: what had to be copied is staged as it is, whatever was staged
+// before; what is linked to the donor is not, since a stage may write to it.
+func TestStageIn(t *testing.T) {
+	for name, c := range map[string]struct {
+		fs    vfs.FS
+		moves bool
+	}{
+		"linked":          {vfs.NewMem(), false},
+		"to another disk": {twoDisks{vfs.NewMem()}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			newDonor(t, c.fs, "donor", 1)
+			before := tree(t, c.fs, "donor")
+			d := datadir.At(c.fs, "new")
+			if err := staged(t, d, newTestSeed(t)).Close(); err != nil { // of another seed
+				t.Fatal(err)
+			}
+			seed, err := FromStopped(t.Context(), c.fs, "donor", c.fs.PathJoin(d.Staging(), "donor"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			moved, err := seed.StageIn(d)
+			if err != nil || (moved > 0) != c.moves {
+				t.Fatalf("%d bytes moved, %v", moved, err)
+			}
+			stage, err := OpenStage(t.Context(), d, seed.ManifestBytes())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if missing := stage.Missing(); (len(missing) == 0) != c.moves {
+				t.Errorf("missing %v", missing)
+			}
+			if _, err := putMissing(seed, stage); err != nil {
+				t.Fatal(err)
+			}
+			if err := errors.Join(seed.Remove(), stage.Install(t.Context(), anIdentity(), InstallOptions{})); err != nil {
+				t.Fatal(err)
+			}
+			if err := checkWhole(c.fs, "new", seed); err != nil {
+				t.Error(err)
+			}
+			if !reflect.DeepEqual(tree(t, c.fs, "donor"), before) {
+				t.Error("the donor was changed")
+			}
+		})
+	}
+}
 
 func TestFromStoppedRefusals(t *testing.T) {
 	ctx := context.Background()

@@ -178,11 +178,16 @@ func pullStopped(ctx context.Context, cfg PullConfig) (out *PullOutcome, err err
 	if err != nil {
 		return nil, err
 	}
+	copied, err := seed.StageIn(cfg.Dir)
+	if err != nil {
+		return nil, errors.Join(err, seed.Remove())
+	}
 	stage, err := openStage(ctx, cfg.Config, seed.ManifestBytes())
 	if err != nil {
 		return nil, errors.Join(err, seed.Remove())
 	}
 	moved, err := copyChunks(ctx, cfg.Config, seed, stage)
+	moved += copied
 	if err = errors.Join(err, seed.Remove()); err != nil {
 		return nil, errors.Join(err, stage.Close())
 	}

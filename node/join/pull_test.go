@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"os"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -157,6 +160,48 @@ func TestPullKeepsTheLease(t *testing.T) {
 	cfg := Config{Dir: datadir.At(fs, "new"), Endpoints: []string{"a"}, Dial: (&cluster{reserve: ours}).serve(t)}
 	if _, err := Pull(ctx, PullConfig{Rand: rand.Reader, Config: cfg}); !fault.Is(err, fault.Interrupted) {
 		t.Errorf("interrupted: %v", err)
+	}
+}
+
+// twoDisks has what is below donor/ on a disk of its own, and counts tables
+// that are written chunk by chunk.
+type twoDisks struct {
+	*vfs.MemFS
+	chunked int
+}
+
+func (d *twoDisks) Link(from, to string) error {
+	if strings.HasPrefix(from, "donor/") != strings.HasPrefix(to, "donor/") {
+		return &os.LinkError{Op: "link", Old: from, New: to, Err: syscall.EXDEV}
+	}
+	return d.MemFS.Link(from, to)
+}
+
+func (d *twoDisks) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	if strings.HasSuffix(name, ".sst") {
+		d.chunked++
+	}
+	return d.MemFS.OpenReadWrite(name, c, opts...)
+}
+
+// From another disk, a pull needs room for one copy, and says so at once.
+func TestPullFromAnotherDisk(t *testing.T) {
+	fs := &twoDisks{MemFS: vfs.NewMem()}
+	stoppedMember(t, fs, "donor")
+	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 64 << 20, TotalBytes: 1 << 40})
+	if _, err := pullFrom(t, fs, "donor", "new"); !fault.Is(err, fault.NoSpace) {
+		t.Errorf("without room: %v", err)
+	}
+	if names, err := fs.List("new/staging"); err != nil || slices.Contains(names, "donor") || slices.Contains(names, "files") {
+		t.Errorf("left in staging: %v, %v", names, err)
+	}
+	fs.TestingSetDiskUsage(vfs.DiskUsage{AvailBytes: 65 << 20, TotalBytes: 1 << 40})
+	out, err := pullFrom(t, fs, "donor", "new")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := out.Result; fs.chunked != 0 || r.BytesWire != r.BytesTotal || r.BytesReused != 0 {
+		t.Errorf("%d tables copied twice; %+v", fs.chunked, r)
 	}
 }
 
