@@ -28,6 +28,8 @@ import (
 type installer struct {
 	m    *member
 	turn chan struct{} // held by the one install that runs
+	// fetch brings a message's files and gives the n of their state-<n>: pull.
+	fetch func(context.Context, *chainfirev1.InstallSnapshotRequest, *raftpb.Message) (uint64, error)
 
 	mu      sync.Mutex
 	stop    context.CancelCauseFunc // of the install that runs; nil: none does
@@ -36,7 +38,9 @@ type installer struct {
 }
 
 func newInstaller(m *member) *installer {
-	return &installer{m: m, turn: make(chan struct{}, 1), pending: map[uint64]uint64{}}
+	in := &installer{m: m, turn: make(chan struct{}, 1), pending: map[uint64]uint64{}}
+	in.fetch = in.pull
+	return in
 }
 
 // install answers the sender when the snapshot is in use here, or not needed.
@@ -54,7 +58,7 @@ func (in *installer) install(ctx context.Context, req *chainfirev1.InstallSnapsh
 		return err
 	}
 	if !wanted {
-		return in.step(ctx, msg)
+		return in.step(msg)
 	}
 	num, err := in.fetch(ctx, req, msg)
 	if err != nil {
@@ -63,7 +67,7 @@ func (in *installer) install(ctx context.Context, req *chainfirev1.InstallSnapsh
 	in.mu.Lock()
 	in.pending[msg.GetSnapshot().GetMetadata().GetIndex()] = num
 	in.mu.Unlock()
-	if err := in.step(ctx, msg); err != nil {
+	if err := in.step(msg); err != nil {
 		return err
 	}
 	return in.settle(ctx)
@@ -116,7 +120,10 @@ func (in *installer) settle(ctx context.Context) error {
 	return in.m.removeOldStates()
 }
 
-func (in *installer) step(ctx context.Context, msg *raftpb.Message) error {
+// step hands the message to the loop and waits until it is there, whatever
+// becomes of the sender: the next install must not take the files for unused
+// while the message is on its way.
+func (in *installer) step(msg *raftpb.Message) error {
 	var serr error
 	ran := make(chan struct{})
 	in.m.core.post(func(r *replica.Replica) error {
@@ -127,17 +134,15 @@ func (in *installer) step(ctx context.Context, msg *raftpb.Message) error {
 	select {
 	case <-ran:
 		return serr
-	case <-ctx.Done():
-		return ctx.Err()
 	case <-in.m.core.done:
 		return errStopping()
 	}
 }
 
-// fetch brings the files and makes them state-<n>. They come under a lease of
+// pull brings the files and makes them state-<n>. They come under a lease of
 // this member's own, which shares the hold of the one they were made under:
 // the policy takes its renewals for progress, and it outlives the message.
-func (in *installer) fetch(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, msg *raftpb.Message) (uint64, error) {
+func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, msg *raftpb.Message) (uint64, error) {
 	const op = "raft snapshot"
 	n := in.m.n
 	if len(req.GetManifestRoot()) == 0 {
