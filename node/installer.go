@@ -120,6 +120,19 @@ func (in *installer) settle(ctx context.Context) error {
 	return in.m.removeOldStates()
 }
 
+// tidy removes what an earlier run has staged, which an install goes on with.
+// It is called once this member is up to date: without an install that runs by
+// then, none will want it.
+func (in *installer) tidy() error {
+	select {
+	case in.turn <- struct{}{}:
+		defer func() { <-in.turn }()
+		return in.m.n.dir.RemoveStaging()
+	default:
+		return nil
+	}
+}
+
 // step hands the message to the loop and waits until it is there, whatever
 // becomes of the sender: the next install must not take the files for unused
 // while the message is on its way.
@@ -182,6 +195,8 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 		fmt.Sprint(got.ConfState.Voters, got.ConfState.Learners) != fmt.Sprint(meta.GetConfState().GetVoters(), meta.GetConfState().GetLearners()) {
 		return 0, fault.Newf(fault.Different, op, "the files are at %s, the message at %d/%d", got.Position, meta.GetTerm(), meta.GetIndex())
 	}
+	n.logger.InfoContext(ctx, "raft snapshot fetched", "source", result.Source, "position", got.Position.String(),
+		"bytes", result.BytesTotal, "reused", result.BytesReused)
 	release := in.hold(ctx, result.LeaseID, result.Meta.LeaseTTL)
 	defer release()
 	num, err := in.m.nextState()

@@ -37,6 +37,7 @@ type member struct {
 	backend    *backend
 	leader     *leaderWatch
 	stranded   *stranded
+	installer  *installer
 	fatal      chan error // one slot: corruption found by the storage engine
 }
 
@@ -60,9 +61,6 @@ func (n *node) openMember(id datadir.Identity) (m *member, err error) {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	if err := n.dir.RemoveStaging(); err != nil {
-		return m, err
-	}
 	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt, n.metrics.synced)); err != nil {
 		return m, err
 	}
@@ -157,14 +155,14 @@ func (m *member) assemble() error {
 	if m.seeds, err = newSeeds(m); err != nil {
 		return err
 	}
-	inst := newInstaller(m)
-	m.core.install = inst.take
+	m.installer = newInstaller(m)
+	m.core.install = m.installer.take
 	var peerURLs []string
 	if n.fronts.reachable {
 		peerURLs = n.cfg.AdvertisePeer
 	}
 	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: peerURLs, clientURL: n.cfg.AdvertiseClient,
-		state: m.state, core: m.core, installer: inst, learned: m.membership.learned}
+		state: m.state, core: m.core, installer: m.installer, learned: m.membership.learned}
 	if m.transport, err = peer.New(peer.Config{Self: handler.hello, Check: handler.check, Handler: handler, Dial: n.dialPeer,
 		SnapshotInfo: m.seeds.raftSnapshotInfo, Refused: m.refused, Registry: n.registry, Logger: n.logger,
 		Rand: mrand.Float64}); err != nil {
@@ -291,6 +289,9 @@ func (m *member) announce(ctx context.Context, beside func(context.Context) erro
 			break
 		}
 		m.leader.wait(ctx, m.n.cfg.Heartbeat)
+	}
+	if err := m.installer.tidy(); err != nil {
+		return err
 	}
 	if err := m.membership.publish(ctx); err != nil || ctx.Err() != nil {
 		return err

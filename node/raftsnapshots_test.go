@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -172,7 +174,7 @@ func behind(t *testing.T) (rest []*seated, away *seated, c *clientv3.Client) {
 		t.Fatal(err)
 	}
 	value := make([]byte, 64<<10)
-	for i := range 10 {
+	for i := range 40 {
 		if _, err := rand.Read(value); err != nil {
 			t.Fatal(err)
 		}
@@ -181,7 +183,7 @@ func behind(t *testing.T) (rest []*seated, away *seated, c *clientv3.Client) {
 	for _, s := range rest {
 		s.dropLog()
 	}
-	away.cfg.RateLimit = 256 << 10
+	away.cfg.RateLimit = 1 << 20
 	return rest, away, c
 }
 
@@ -220,12 +222,46 @@ func (s *seated) caughtUp(other *seated, c *clientv3.Client) {
 	})
 }
 
+// reused hears how many bytes of a Raft snapshot were there before.
+type reused struct {
+	slog.Handler
+	bytes chan uint64
+}
+
+func (h reused) WithAttrs([]slog.Attr) slog.Handler { return h }
+func (h reused) Handle(_ context.Context, r slog.Record) error {
+	r.Attrs(func(a slog.Attr) bool {
+		if r.Message == "raft snapshot fetched" && a.Key == "reused" {
+			h.bytes <- a.Value.Uint64()
+		}
+		return true
+	})
+	return nil
+}
+
+func (h reused) Enabled(context.Context, slog.Level) bool { return true }
+
+// staged gives the size of the largest file that is being fetched.
+func (s *seated) staged() (largest int64) {
+	fs := s.n.cfg.FS
+	dir := fs.PathJoin(s.n.dir.Staging(), "files")
+	names, _ := fs.List(dir) // none at first
+	for _, name := range names {
+		if info, err := fs.Stat(fs.PathJoin(dir, name)); err == nil {
+			largest = max(largest, info.Size())
+		}
+	}
+	return largest
+}
+
 // TestRaftSnapshotAfterAStop: a follower that is stopped while it fetches a
-// Raft snapshot keeps its state, and gets one when it is back.
+// Raft snapshot keeps its state and what it has; when it is back, it fetches
+// the rest.
 func TestRaftSnapshotAfterAStop(t *testing.T) {
 	rest, away, c := behind(t)
 	away.run()
 	fetching(t, rest)
+	waitFor(t, "a chunk is staged", func() bool { return away.staged() >= 1<<20 })
 	before := away.log.State()
 	if err := away.end(); err != nil {
 		t.Fatal(err)
@@ -233,10 +269,32 @@ func TestRaftSnapshotAfterAStop(t *testing.T) {
 	if have, err := away.states(); err != nil || !slices.Equal(have, []uint64{before}) {
 		t.Fatalf("states %d after the stop, %v; in use was %d", have, err, before)
 	}
-	away.cfg.RateLimit = 0
+	heard := reused{bytes: make(chan uint64, 16)}
+	away.cfg.RateLimit, away.cfg.Logger = 0, slog.New(heard)
 	away.run()
 	away.waitReady()
 	away.caughtUp(rest[0], c)
+	if n := <-heard.bytes; n < 1<<20 {
+		t.Errorf("%d bytes were used again", n)
+	}
+}
+
+// TestStagingIsRemoved: what an earlier run has staged is not kept by a member
+// that is up to date.
+func TestStagingIsRemoved(t *testing.T) {
+	one := found(t, "one")[0]
+	if err := one.end(); err != nil {
+		t.Fatal(err)
+	}
+	fs, dir := one.n.cfg.FS, one.n.dir.Staging()
+	if err := fs.MkdirAll(fs.PathJoin(dir, "files"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	one.run()
+	one.waitReady()
+	if _, err := fs.Stat(dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("staging/ is kept: %v", err)
+	}
 }
 
 // TestRaftSnapshotFilesGo: all leases end while the files are on their way. The
