@@ -22,8 +22,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/datadir"
+	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/node/replica"
+	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/transfer"
 )
 
 // seated is a founding member that the test can look into.
@@ -276,6 +279,34 @@ func TestRaftSnapshotAfterAStop(t *testing.T) {
 	away.caughtUp(rest[0], c)
 	if n := <-heard.bytes; n < 1<<20 {
 		t.Errorf("%d bytes were used again", n)
+	}
+}
+
+// TestSeedIsReplaced: a lease whose seed gives way to a newer one serves the
+// newer one when the files of the first are let go.
+func TestSeedIsReplaced(t *testing.T) {
+	one := found(t, "one")[0]
+	lease, err := one.seeds.Open(within(t), transfer.LeaseRequest{Target: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, releaseFirst, err := one.seeds.Acquire(within(t), lease, nil, ident.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, etcdClient(t, &running{client: one.n.cfg.AdvertiseClient[0]}), "a", "1")
+	second, releaseSecond, err := one.seeds.Acquire(within(t), lease, nil, one.state.machine().Applied())
+	if err != nil || second == first {
+		t.Fatalf("the same seed, %v", err)
+	}
+	releaseFirst()
+	root := second.(*snapshot.Seed).Root()
+	if got := one.seeds.shareable(root[:]); got != lease.ID {
+		t.Errorf("lease %d has the seed, want %d", got, lease.ID)
+	}
+	releaseSecond()
+	if got := one.seeds.shareable(root[:]); got != 0 {
+		t.Errorf("lease %d has a seed that was let go", got)
 	}
 }
 

@@ -208,12 +208,15 @@ func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []by
 	if err != nil {
 		return nil, nil, err
 	}
+	this := servedSeed{seed.Position(), seed.Root()}
 	s.mu.Lock()
-	s.served[lease.ID] = servedSeed{seed.Position(), seed.Root()}
+	s.served[lease.ID] = this
 	s.mu.Unlock()
 	return seed, func() {
 		s.mu.Lock()
-		delete(s.served, lease.ID)
+		if s.served[lease.ID] == this { // else another has taken its place
+			delete(s.served, lease.ID)
+		}
 		s.mu.Unlock()
 		// A directory that can not be removed now is removed at the next start.
 		_ = release()
