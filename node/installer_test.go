@@ -53,9 +53,8 @@ func inReceiver(t *testing.T, fn func(r *receiver)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &receiver{member: m, t: t, in: newInstaller(m), during: func(context.Context, uint64) error { return nil }}
+		r := &receiver{member: m, t: t, in: m.installer, during: func(context.Context, uint64) error { return nil }}
 		r.in.fetch = r.makeUp
-		m.core.install = r.in.take
 		m.core.send = func([]*raftpb.Message) {}
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
