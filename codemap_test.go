@@ -71,6 +71,7 @@ var siblings = []sibling{
 	{"node", "node/...", "node is the assembly; it alone knows all of its parts"},
 	{"node/e2e", "node/...", "whole-process tests"},
 	{"node/sim", "node/{replica,raftloop,policy}", "the simulator drives the single-threaded heart on virtual time"},
+	{"node/clusterapi", "node/policy", "what makes a ticket good is a pure function, which the simulator calls as well"},
 	{"node/replica", "node/raftloop", "the replica turns the loop's steps into jobs"},
 
 	{"proto/chainfire/v1", "proto/chainfire/entry/v1", "the services speak of positions and members as the log records them"},

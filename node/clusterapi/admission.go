@@ -6,13 +6,13 @@ import (
 	"sync"
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"google.golang.org/grpc"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/node/policy"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
@@ -109,7 +109,7 @@ func (s *Service) admit(ctx context.Context, t *chainfirev1.JoinTicket) (*chainf
 		if rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
 			return admitted(rec.GetAddedAt(), t), nil
 		}
-		if err := s.checkTicket(t); err != nil {
+		if err := policy.Admissible(ticketOf(t), s.b.State(), s.b.Log()); err != nil {
 			return nil, err
 		}
 		why := "other learners have not caught up yet"
@@ -177,6 +177,11 @@ func (t *touches) due(id uint64, now time.Time) bool {
 	return true
 }
 
+func ticketOf(t *chainfirev1.JoinTicket) policy.Ticket {
+	pos := ident.Position{Term: t.GetPosition().GetTerm(), Index: t.GetPosition().GetIndex()}
+	return policy.Ticket{MemberID: t.GetMemberId(), Position: pos, LeaseID: t.GetLeaseId()}
+}
+
 func admitted(at uint64, t *chainfirev1.JoinTicket) *chainfirev1.AdmitResponse {
 	return &chainfirev1.AdmitResponse{AddedAt: at, EntriesAfterAdd: at - min(at, t.GetPosition().GetIndex())}
 }
@@ -206,67 +211,6 @@ func (s *Service) learners() int {
 		}
 	}
 	return n
-}
-
-// checkTicket is the part of S6 that the leader checks before it proposes:
-// reservation and lease alive, and the position a point of its own log whose
-// tail it still has.
-func (s *Service) checkTicket(t *chainfirev1.JoinTicket) error {
-	const op = "admit"
-	id := ident.FormatID(t.GetMemberId())
-	rec := s.b.State().Member(t.GetMemberId())
-	switch {
-	case rec == nil:
-		return fault.Newf(fault.Refused, op, "no reservation of member %s", id).
-			WithHint("the reservation was ended; join again with an empty directory")
-	case rec.GetState() == entryv1.MemberState_MEMBER_STATE_REMOVED:
-		return fault.Newf(fault.Refused, op, "member %s was removed; an ID is never used again", id).
-			WithHint("join with an empty directory")
-	case len(rec.GetPeerUrls()) == 0:
-		return fault.Newf(fault.Refused, op, "no peer URL of member %s is known", id).
-			WithHint("start it with `cfseed node --join`, which tells its peer URL")
-	case len(rec.GetDirectoryNonce()) == 0:
-		return fault.Newf(fault.Refused, op, "member %s is not bound to a directory", id)
-	}
-	pos := t.GetPosition()
-	if pos.GetIndex() == 0 || pos.GetTerm() == 0 {
-		return fault.Newf(fault.Usage, op, "the ticket has no position").WithHint("seed the node first: `cfseed node --join`")
-	}
-	last, err := s.b.Log().LastIndex()
-	if err != nil {
-		return err
-	}
-	first, err := s.b.Log().FirstIndex()
-	if err != nil {
-		return err
-	}
-	if pos.GetIndex() > last {
-		return fault.Newf(fault.Refused, op, "the seed is at %d, the log ends at %d: it is not of this cluster", pos.GetIndex(), last)
-	}
-	if first > pos.GetIndex()+1 {
-		return fault.Newf(fault.Reseed, op, "the seed is at %d, the log begins at %d", pos.GetIndex(), first).
-			WithHint("the log after the seed is gone; run the join again to fetch a new seed")
-	}
-	term, err := s.b.Log().Term(pos.GetIndex())
-	if errors.Is(err, raft.ErrCompacted) {
-		return fault.Newf(fault.Reseed, op, "the log at %d is gone", pos.GetIndex()).WithHint("run the join again to fetch a new seed")
-	}
-	if err != nil {
-		return err
-	}
-	if term != pos.GetTerm() {
-		return fault.Newf(fault.Refused, op, "the seed says term %d at index %d, the log says %d", pos.GetTerm(), pos.GetIndex(), term)
-	}
-	if t.GetLeaseId() == 0 {
-		return nil
-	}
-	for _, l := range s.b.State().SeedLeases() {
-		if l.GetId() == t.GetLeaseId() {
-			return nil
-		}
-	}
-	return fault.Newf(fault.LeaseLost, op, "seed lease %s has ended", ident.FormatID(t.GetLeaseId())).
-		WithHint("run the join again to fetch a new seed; --lease-ttl and --lease-bytes give it more room")
 }
 
 // JoinStatus says how far the leader sees a newcomer.

@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/state"
@@ -122,6 +123,19 @@ func (h *harness) change(at *Node, typ state.ConfChangeType, id uint64) *outcome
 		return at.change(typ, id, kind, &entryv1.PromoteMember{Id: id}, done)
 	})
 	return o
+}
+
+// commit has an entry committed by the leader and gives the answer.
+func (h *harness) commit(kind envelope.Kind, body proto.Message) proto.Message {
+	h.t.Helper()
+	l, o := h.Leader(), &outcome{}
+	l.at(l.epoch, func() error {
+		return l.propose(kind, body, func(res state.Result, err error) { o.ended, o.res, o.err = true, res, err })
+	})
+	h.waitFor(kind.String(), func() bool { return o.ended })
+	h.must(o.err)
+	h.must(o.res.Err)
+	return o.res.Response
 }
 
 func (h *harness) wantChange(o *outcome, code fault.Code) {

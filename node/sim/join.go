@@ -11,6 +11,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/node/policy"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	"github.com/chainfire/cfseed/snapshot"
 )
@@ -296,7 +297,10 @@ func (j *Join) tryAdmit(p *proc, id datadir.Identity) error {
 	if l == nil {
 		return fault.Newf(fault.Unreachable, "join", "no leader")
 	}
-	if err := l.mayAdmit(id); err != nil {
+	if err := p.barrier(l); err != nil {
+		return err
+	}
+	if err := l.admissible(id); err != nil {
 		return err
 	}
 	body := &entryv1.AddLearner{Id: id.MemberID, LeaseId: id.Seed.LeaseID, ManifestRoot: id.Seed.ManifestRoot[:],
@@ -310,34 +314,13 @@ func (j *Join) tryAdmit(p *proc, id datadir.Identity) error {
 	return err
 }
 
-// mayAdmit is what the leader checks before it proposes the learner.
-func (n *Node) mayAdmit(id datadir.Identity) error {
+// admissible is what the leader checks before it proposes the learner.
+func (n *Node) admissible(id datadir.Identity) error {
 	if id.Seed == nil {
 		return fault.Newf(fault.Refused, "admit", "no join ticket")
 	}
-	pos := id.Seed.Position
-	first, err := n.log.FirstIndex()
-	if err != nil {
-		return err
-	}
-	last, err := n.log.LastIndex()
-	if err != nil {
-		return err
-	}
-	if pos.Index > last {
-		return fault.Newf(fault.Refused, "admit", "the seed ends at %s, the log at %d", pos, last)
-	}
-	if first > pos.Index+1 {
-		return fault.Newf(fault.Reseed, "admit", "the seed ends at %s, the log begins at %d", pos, first)
-	}
-	term, err := n.log.Term(pos.Index)
-	if err != nil {
-		return err
-	}
-	if term != pos.Term {
-		return fault.Newf(fault.Refused, "admit", "entry %d has term %d, the seed says %d", pos.Index, term, pos.Term)
-	}
-	return nil
+	t := policy.Ticket{MemberID: id.MemberID, Position: id.Seed.Position, LeaseID: id.Seed.LeaseID}
+	return policy.Admissible(t, n.machine, n.log)
 }
 
 // propose has an entry committed, through whichever node leads, until the
@@ -372,6 +355,19 @@ func (p *proc) await(n *Node, start func(done func(state.Result, error)) error) 
 		return res, fault.Newf(fault.Timeout, "call", "no answer from %s", n.name)
 	}
 	return res, err
+}
+
+// barrier returns once all that was committed is applied at the leader.
+func (p *proc) barrier(l *Node) error {
+	epoch := l.epoch
+	_, err := p.await(l, func(done func(state.Result, error)) error {
+		l.rep.ReadIndex(func(_ uint64, err error) { done(state.Result{}, err) })
+		return nil
+	})
+	if err == nil && (!l.up || l.epoch != epoch) {
+		return fault.Newf(fault.Unreachable, "barrier", "%s went down", l.name)
+	}
+	return err
 }
 
 // removeMember removes a member through the leader.

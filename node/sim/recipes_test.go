@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -172,22 +173,50 @@ func TestTargetOfASnapshotCrashes(t *testing.T) {
 	}
 }
 
-// ticket is the identity that a seed of the cluster would give.
-func (h *harness) ticket(pos ident.Position) datadir.Identity {
-	return datadir.Identity{Cluster: h.cluster, MemberID: 9, Seed: &datadir.SeedRef{Position: pos}}
+// newcomer gives the identity of one that the leader would admit: reserved,
+// bound, seeded under a live lease.
+func (h *harness) newcomer() datadir.Identity {
+	h.t.Helper()
+	nonce := ident.Nonce{7}
+	rec := h.commit(envelope.ReserveMember, &entryv1.ReserveMember{Name: "newcomer", PeerUrls: []string{peerURL("newcomer")}}).(*entryv1.MemberRecord)
+	lease := h.commit(envelope.OpenSeedLease, &entryv1.OpenSeedLease{TtlMs: 60_000, CapBytes: 1 << 30, MemberId: rec.GetId()}).(*entryv1.SeedLease)
+	h.commit(envelope.BindMember, &entryv1.BindMember{Id: rec.GetId(), DirectoryNonce: nonce.Bytes()})
+	id := datadir.Identity{Cluster: h.cluster, MemberID: rec.GetId(), Directory: nonce,
+		Seed: &datadir.SeedRef{Position: h.Leader().position(), LeaseID: lease.GetId()}}
+	h.must(h.Leader().admissible(id))
+	return id
+}
+
+// seededAt gives the same identity with another position.
+func seededAt(id datadir.Identity, pos ident.Position) datadir.Identity {
+	ref := *id.Seed
+	ref.Position, id.Seed = pos, &ref
+	return id
+}
+
+// turnedAway wants the leader to refuse a ticket, for the reason that the words
+// are of, and to propose nothing for it.
+func (h *harness) turnedAway(id datadir.Identity, code fault.Code, words string) {
+	h.t.Helper()
+	last, err := h.Leader().Log().LastIndex()
+	h.must(err)
+	ended := false
+	h.spawn(func(p *proc) { err, ended = (&Join{}).tryAdmit(p, id), true })
+	h.waitFor("the leader's answer", func() bool { return ended })
+	if !fault.Is(err, code) || !contains(fmt.Sprint(err), words) {
+		h.t.Errorf("a seed at %s: %v, want %s: %s", id.Seed.Position, err, code, words)
+	}
+	if now, err := h.Leader().Log().LastIndex(); err != nil || now != last {
+		h.t.Errorf("the log went from %d to %d, %v", last, now, err)
+	}
 }
 
 func TestWrongSeedTermIsRefused(t *testing.T) {
 	h := found(t, "n1")
 	h.fill("n1", 30)
-	n1 := h.Node("n1")
-	pos := n1.position()
-	if err := n1.mayAdmit(h.ticket(pos)); err != nil {
-		t.Fatal(err)
-	}
-	if err := n1.mayAdmit(h.ticket(ident.Position{Term: pos.Term + 1, Index: pos.Index})); !fault.Is(err, fault.Refused) {
-		t.Errorf("%v", err)
-	}
+	good := h.newcomer()
+	pos := good.Seed.Position
+	h.turnedAway(seededAt(good, ident.Position{Term: pos.Term + 1, Index: pos.Index}), fault.Refused, "the log says")
 	// A log that says another term than the state does not even start.
 	j := h.Add("n2", Options{Learner: true})
 	h.waitFor("the seed", func() bool { _, ok := h.Node("n2").identity(); return ok })
@@ -205,25 +234,22 @@ func TestWrongSeedTermIsRefused(t *testing.T) {
 	h.fill("n1", 10)
 }
 
-func TestSeedOfAnotherClusterIsRefused(t *testing.T) {
+// TestSeedPastTheLogIsRefused: a seed of a cluster that wrote more.
+func TestSeedPastTheLogIsRefused(t *testing.T) {
 	h := found(t, "n1")
-	n1 := h.Node("n1")
-	pos := n1.position()
-	if err := n1.mayAdmit(h.ticket(ident.Position{Term: pos.Term, Index: pos.Index + 1000})); !fault.Is(err, fault.Refused) {
-		t.Errorf("%v", err)
-	}
+	good := h.newcomer()
+	pos := good.Seed.Position
+	h.turnedAway(seededAt(good, ident.Position{Term: pos.Term, Index: pos.Index + 1000}), fault.Refused, "not of this cluster")
 	h.fill("n1", 10)
 }
 
 func TestOldSeedIsToBeFetchedAgain(t *testing.T) {
 	h := found(t, "n1")
 	n1 := h.Node("n1")
-	pos := n1.position()
+	old := n1.position()
 	h.fill("n1", 200)
-	h.waitFor("the log to be truncated", func() bool { first, _ := n1.Log().FirstIndex(); return first > pos.Index+1 })
-	if err := n1.mayAdmit(h.ticket(pos)); !fault.Is(err, fault.Reseed) {
-		t.Errorf("%v", err)
-	}
+	h.waitFor("the log to be truncated", func() bool { first, _ := n1.Log().FirstIndex(); return first > old.Index+1 })
+	h.turnedAway(seededAt(h.newcomer(), old), fault.Reseed, "the log begins at")
 }
 
 func TestTwoChangesAtOnce(t *testing.T) {
