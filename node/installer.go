@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"fmt"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/node/join"
+	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/node/replica"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/snapshot"
@@ -191,8 +191,7 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 		return 0, err
 	}
 	got := stage.Manifest()
-	if got.Position.Index != meta.GetIndex() || got.Position.Term != meta.GetTerm() ||
-		fmt.Sprint(got.ConfState.Voters, got.ConfState.Learners) != fmt.Sprint(meta.GetConfState().GetVoters(), meta.GetConfState().GetLearners()) {
+	if !policy.SnapshotOf(got).Matches(meta) {
 		return 0, fault.Newf(fault.Different, op, "the files are at %s, the message at %d/%d", got.Position, meta.GetTerm(), meta.GetIndex())
 	}
 	n.logger.InfoContext(ctx, "raft snapshot fetched", "source", result.Source, "position", got.Position.String(),

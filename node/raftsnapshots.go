@@ -9,10 +9,9 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/ident"
-	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
+	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/snapshot"
 	"github.com/chainfire/cfseed/transfer"
 )
@@ -31,10 +30,9 @@ type raftSnapshots struct {
 }
 
 type raftSnapshot struct {
+	policy.Snapshot
 	lease   uint64
 	root    [32]byte
-	pos     ident.Position
-	conf    *entryv1.ConfState
 	release func()
 }
 
@@ -55,9 +53,7 @@ func (s *seeds) raftSnapshot() (*raftpb.Snapshot, error) {
 		}
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
-		Index: proto.Uint64(cur.pos.Index), Term: proto.Uint64(cur.pos.Term),
-		ConfState: &raftpb.ConfState{Voters: cur.conf.GetVoters(), Learners: cur.conf.GetLearners()}}}, nil
+	return &raftpb.Snapshot{Metadata: cur.Metadata()}, nil
 }
 
 // raftSnapshotInfo says where the files of a MsgSnap come from.
@@ -65,14 +61,15 @@ func (s *seeds) raftSnapshotInfo(m *raftpb.Message) (root []byte, lease uint64) 
 	s.raft.mu.Lock()
 	defer s.raft.mu.Unlock()
 	cur := s.raft.current
-	if cur == nil || cur.pos.Index != m.GetSnapshot().GetMetadata().GetIndex() {
+	if cur == nil || !cur.Matches(m.GetSnapshot().GetMetadata()) {
 		return nil, 0
 	}
 	return append([]byte(nil), cur.root[:]...), cur.lease
 }
 
 func (r *raftSnapshots) usable(cur *raftSnapshot) bool {
-	return r.seeds.Alive(cur.lease) && proto.Equal(cur.conf, r.seeds.state.machine().ConfState())
+	first, err := r.seeds.log.FirstIndex()
+	return err == nil && r.seeds.Alive(cur.lease) && cur.Serves(r.seeds.state.machine().ConfState(), first)
 }
 
 // run prepares snapshots when asked and lets them go when their lease ended.
@@ -124,9 +121,7 @@ func (r *raftSnapshots) prepare(ctx context.Context) error {
 		return errors.Join(err, r.seeds.Close(ctx, lease.ID))
 	}
 	s := seed.(*snapshot.Seed)
-	cs := s.Manifest().ConfState
-	r.swap(&raftSnapshot{lease: lease.ID, root: s.Root(), pos: s.Position(), release: release,
-		conf: &entryv1.ConfState{Voters: cs.Voters, Learners: cs.Learners}})
+	r.swap(&raftSnapshot{Snapshot: policy.SnapshotOf(s.Manifest()), lease: lease.ID, root: s.Root(), release: release})
 	return nil
 }
 

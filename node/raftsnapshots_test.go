@@ -373,8 +373,7 @@ func TestRaftSnapshotIsPrepared(t *testing.T) {
 	r.mu.Lock()
 	stale := *r.current
 	r.mu.Unlock()
-	stale.conf = proto.CloneOf(stale.conf)
-	stale.conf.Learners = []uint64{7}
+	stale.Learners = []uint64{7}
 	if r.usable(&stale) {
 		t.Error("a snapshot of another configuration is sent")
 	}

@@ -1,7 +1,8 @@
 // Package policy decides what the leader cleans up and what it moves forward,
 // and what any member may truncate: seed leases that ended, reservations and
 // learners without progress, promotion of learners that caught up, the log. It
-// also weighs the ticket of a newcomer that wants to be added (Admissible).
+// also weighs the ticket of a newcomer that wants to be added (Admissible) and
+// the files of a Raft snapshot (Snapshot).
 //
 // It is a function of what it was shown: no clock, no I/O, no goroutine. View.Now
 // counts from any fixed start and never goes back. All memory is of what was

@@ -144,6 +144,41 @@ func TestLostSnapshotMessages(t *testing.T) {
 	h.rest()
 }
 
+// TestFilesBehindAMessageAreReplaced: while the message is on its way, the sender
+// makes its files anew. They are not taken for those of the message, whose index
+// the log would be reset to.
+func TestFilesBehindAMessageAreReplaced(t *testing.T) {
+	h := found(t, "n1", "n2", "n3")
+	n1, n3 := h.Node("n1"), h.Node("n3")
+	h.must(n3.Stop())
+	h.fill("n1", 300)
+	h.waitFor("the log to be truncated", func() bool { first, _ := n1.Log().FirstIndex(); return first > 200 })
+	replaced := 0
+	h.Intercept(func(_ *Node, m *raftpb.Message) bool {
+		if m.GetType() == raftpb.MsgSnap && n1.captured != nil && replaced < 3 {
+			h.must(n1.captured.Remove())
+			seed, err := n1.capture(fmt.Sprint("another-", replaced))
+			h.must(err)
+			n1.captured = seed
+			if seed.Position().Index != m.GetSnapshot().GetMetadata().GetIndex() {
+				replaced++
+			}
+		}
+		return true
+	})
+	h.must(n3.Restart())
+	for i := 0; !n3.current(); i++ {
+		h.want(h.Put("n1", "k", fmt.Sprint(i)), OK)
+		if i > 2000 {
+			t.Fatal("n3 does not catch up")
+		}
+	}
+	if replaced != 3 || n3.Fatal() != nil {
+		t.Errorf("replaced %d times, n3: %v", replaced, n3.Fatal())
+	}
+	h.rest()
+}
+
 // TestSourceOfASnapshotCrashes: the files stop coming in the middle.
 func TestSourceOfASnapshotCrashes(t *testing.T) {
 	h := found(t, "n1", "n2", "n3")

@@ -3,15 +3,13 @@ package sim
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
-	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/snapshot"
 )
 
@@ -73,15 +71,11 @@ func (n *Node) capture(name string) (*snapshot.Seed, error) {
 }
 
 // raftSnapshot is asked by the library for what to send to a member that is
-// behind the log. What was captured must know every member and reach the log;
-// else it is made anew, which takes a while.
+// behind the log. What was captured is made anew when it is of no use any more,
+// which takes a while.
 func (n *Node) raftSnapshot() (*raftpb.Snapshot, error) {
 	if s := n.captured; s != nil && n.serves(s) {
-		m := s.Manifest()
-		return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
-			Index: proto.Uint64(m.Position.Index), Term: proto.Uint64(m.Position.Term),
-			ConfState: &raftpb.ConfState{Voters: slices.Clone(m.ConfState.Voters), Learners: slices.Clone(m.ConfState.Learners)},
-		}}, nil
+		return &raftpb.Snapshot{Metadata: policy.SnapshotOf(s.Manifest()).Metadata()}, nil
 	}
 	if !n.capturing {
 		n.capturing = true
@@ -108,19 +102,10 @@ func (n *Node) recapture() error {
 }
 
 // serves reports whether a seed is of use to any member that falls behind now.
+// No lease holds the log for it here, so it may have to be made again.
 func (n *Node) serves(s *snapshot.Seed) bool {
-	m := s.Manifest()
 	first, err := n.log.FirstIndex()
-	if err != nil || m.Position.Index+1 < first {
-		return false
-	}
-	cs := n.machine.ConfState()
-	for _, id := range slices.Concat(cs.GetVoters(), cs.GetLearners()) {
-		if !slices.Contains(m.ConfState.Voters, id) && !slices.Contains(m.ConfState.Learners, id) {
-			return false
-		}
-	}
-	return true
+	return err == nil && policy.SnapshotOf(s.Manifest()).Serves(n.machine.ConfState(), first)
 }
 
 // receiveSnapshot fetches, stages and verifies the files behind a MsgSnap before
@@ -139,27 +124,26 @@ func (c *Cluster) receiveSnapshot(from, to *Node, m *raftpb.Message) {
 	}
 	seed := from.captured
 	meta := m.GetSnapshot().GetMetadata()
-	pos := ident.Position{Term: meta.GetTerm(), Index: meta.GetIndex()}
-	if to.installing || seed == nil || seed.Position() != pos {
+	if to.installing || seed == nil || !policy.SnapshotOf(seed.Manifest()).Matches(meta) {
 		report(raft.SnapshotFailure)
 		return
 	}
 	to.installing = true
 	c.spawn(func(p *proc) {
-		num, err := p.stageState(from, seed, to)
+		num, err := p.stageState(from, seed, to, meta)
 		if to.epoch == epoch {
 			to.installing = false
 		}
 		if err != nil || to.epoch != epoch {
-			c.tracef("%s snapshot %s from %s failed: %v", to.name, pos, from.name, fault.CodeOf(err))
+			c.tracef("%s snapshot %s from %s failed: %v", to.name, seed.Position(), from.name, fault.CodeOf(err))
 			report(raft.SnapshotFailure)
 			return
 		}
-		to.staged[pos.Index] = num
+		to.staged[meta.GetIndex()] = num
 		to.at(epoch, func() error { return to.rep.Step(m) })
-		if to.up && to.epoch == epoch && to.rep.Restoring() != pos.Index {
+		if to.up && to.epoch == epoch && to.rep.Restoring() != meta.GetIndex() {
 			// The log had caught up meanwhile.
-			delete(to.staged, pos.Index)
+			delete(to.staged, meta.GetIndex())
 			if err := to.disk.RemoveAll(to.dir().State(num)); err != nil {
 				to.die(err)
 			}
@@ -169,7 +153,7 @@ func (c *Cluster) receiveSnapshot(from, to *Node, m *raftpb.Message) {
 }
 
 // stageState makes a seed the next state of a running member.
-func (p *proc) stageState(from *Node, seed *snapshot.Seed, to *Node) (uint64, error) {
+func (p *proc) stageState(from *Node, seed *snapshot.Seed, to *Node, meta *raftpb.SnapshotMetadata) (uint64, error) {
 	epoch := to.epoch
 	num := to.log.State() + 1
 	stage, err := snapshot.OpenMemberStage(context.Background(), to.dir(), seed.ManifestBytes())
@@ -181,6 +165,9 @@ func (p *proc) stageState(from *Node, seed *snapshot.Seed, to *Node) (uint64, er
 			return 0, joined(err, stage.Discard())
 		}
 		return 0, err // the stage was on a disk that is gone
+	}
+	if !policy.SnapshotOf(stage.Manifest()).Matches(meta) {
+		return 0, joined(fault.Newf(fault.Different, "raft snapshot", "other files than the message speaks of"), stage.Discard())
 	}
 	return num, stage.InstallState(context.Background(), num)
 }
