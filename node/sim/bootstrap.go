@@ -32,7 +32,7 @@ func (c *Cluster) Bootstrap(names ...string) error {
 			return fault.Newf(fault.Usage, "bootstrap", "%s is named twice", name)
 		}
 		n := c.newNode(name)
-		if err := n.found(entries); err != nil {
+		if err := n.found(idOf(name), entries); err != nil {
 			return err
 		}
 		if err := n.open(); err != nil {
@@ -66,8 +66,8 @@ func foundingEntries(names []string) ([]*raftpb.Entry, error) {
 	return out, nil
 }
 
-// found fills the node's directory.
-func (n *Node) found(entries []*raftpb.Entry) error {
+// found fills the node's directory as a founder's.
+func (n *Node) found(member uint64, entries []*raftpb.Entry) error {
 	d := n.dir()
 	if err := d.Begin(); err != nil {
 		return err
@@ -81,7 +81,7 @@ func (n *Node) found(entries []*raftpb.Entry) error {
 	if err := n.closeState(); err != nil {
 		return err
 	}
-	id := datadir.Identity{Cluster: n.c.cluster, MemberID: idOf(n.name), Directory: n.c.nonce(), Name: n.name}
+	id := datadir.Identity{Cluster: n.c.cluster, MemberID: member, Directory: n.c.nonce(), Name: n.name}
 	if err := d.CommitIdentity(id); err != nil {
 		return err
 	}

@@ -225,27 +225,52 @@ func TestTwoNewClustersSameURLs(t *testing.T) {
 }
 
 // TestLearnerRecreatedEmptyMidReplication: the learner's directory is lost while
-// it replicates. It does not come back under its old ID; the leader goes on; a
-// new join under the same name is refused until the old member is removed.
+// it replicates, and made anew as a founder's under the old ID. The first
+// heartbeat, which says how far its log has been, ends it with a typed error;
+// the others go on. A new join under the same name is refused until the old
+// member is removed.
 func TestLearnerRecreatedEmptyMidReplication(t *testing.T) {
 	h := found(t, "n1", "n2", "n3")
 	h.joined("n4", Options{Learner: true})
 	h.fill("n1", 20)
-	old := h.Node("n4").ID()
-	h.must(h.Node("n4").Crash(0))
-	h.Node("n4").Wipe()
-	if err := h.Node("n4").Restart(); !fault.Is(err, fault.Refused) {
-		t.Fatalf("an empty directory started: %v", err)
+	n1, n4 := h.Node("n1"), h.Node("n4")
+	old, term := n4.ID(), n1.Status().Term
+	h.must(n4.Crash(0))
+	n4.Wipe()
+	entries, err := foundingEntries([]string{"n1", "n2", "n3"})
+	h.must(err)
+	h.must(n4.found(old, entries))
+	heard := 0
+	h.Intercept(func(to *Node, _ *raftpb.Message) bool {
+		if to == n4 {
+			heard++
+		}
+		return true
+	})
+	for range 2 { // started again, it fares no better
+		heard = 0
+		h.must(n4.Restart())
+		h.waitFor("the end of n4", func() bool { return !n4.Up() })
+		if !fault.Is(n4.Fatal(), fault.Corrupt) || fault.HintOf(n4.Fatal()) == "" || heard == 0 {
+			t.Fatalf("after %d messages: %v", heard, n4.Fatal())
+		}
+		h.fill("n1", 20)
 	}
-	h.fill("n1", 20)
+	h.Intercept(nil)
+	h.RunFor(Second)
+	if s := n1.Status(); s.Term != term || !s.IsLeader() || !h.Node("n2").current() || !h.Node("n3").current() {
+		t.Errorf("%s, %s, %s", n1, h.Node("n2"), h.Node("n3"))
+	}
+
+	n4.Wipe()
 	j := h.Add("n4", Options{Learner: true})
 	h.waitFor("the join", func() bool { return j.Ended })
 	if !fault.Is(j.Err, fault.Refused) {
 		t.Fatalf("%+v", j)
 	}
-	h.wantChange(h.change(h.Node("n1"), state.RemoveNode, old), "")
+	h.wantChange(h.change(n1, state.RemoveNode, old), "")
 	h.joined("n4", Options{Learner: true})
-	if h.Node("n4").ID() == old {
+	if n4.ID() == old {
 		t.Error("the ID was used again")
 	}
 	h.rest()
