@@ -82,6 +82,8 @@ type Config struct {
 	Rand   io.Reader // default crypto/rand
 	Logger *slog.Logger
 	Ready  func(line string) // receives the lines meant for stdout
+
+	loops loops
 }
 
 // withDefaults fills what is not set and refuses what can not be.

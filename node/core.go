@@ -39,6 +39,7 @@ type core struct {
 	replaced func()                       // on the apply worker, after a Raft snapshot gave all tables anew
 	install  func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
 
+	loops   loops
 	inbox   *queue[func(*replica.Replica) error]
 	appends *queue[appendWork]
 	applies *queue[applyWork]
@@ -62,9 +63,9 @@ type applyWork struct {
 // fails, which ends the process (S7).
 func (c *core) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return c.loop(gctx) })
-	g.Go(func() error { return c.appendWorker(gctx) })
-	g.Go(func() error { return c.applyWorker(gctx) })
+	g.Go(c.loops.lasting(gctx, "ready", c.loop))
+	g.Go(c.loops.lasting(gctx, "append", c.appendWorker))
+	g.Go(c.loops.lasting(gctx, "apply", c.applyWorker))
 	return g.Wait()
 }
 

@@ -34,11 +34,12 @@ type fronts struct {
 	// they were given, or the system chose the port. Else the cluster may know
 	// better ones, from --initial-cluster or `member add`.
 	reachable bool
+	loops     loops
 }
 
 // openFronts listens and completes the advertised URLs in cfg.
 func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
-	f := &fronts{meter: &transfer.ConnMeter{}}
+	f := &fronts{meter: &transfer.ConnMeter{}, loops: cfg.loops}
 	var opened []net.Listener
 	open := func(urls []string) ([]net.Listener, []string, error) {
 		var ls []net.Listener
@@ -123,8 +124,8 @@ func closeAll(ls []net.Listener) error {
 // run keeps the doors until ctx ends.
 func (f *fronts) run(ctx context.Context, registry *prometheus.Registry) error {
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return f.client.run(gctx) })
-	g.Go(func() error { return f.peer.run(gctx) })
+	g.Go(f.loops.lasting(gctx, "client door", f.client.run))
+	g.Go(f.loops.lasting(gctx, "peer door", f.peer.run))
 	if len(f.metrics) > 0 {
 		mux := http.NewServeMux()
 		mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))

@@ -141,7 +141,7 @@ func (m *member) assemble() error {
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
 	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
-	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, done: make(chan struct{}),
+	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, loops: n.cfg.loops, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
 		onRole: n.metrics.role(m.leader.set)}
 	m.core.applied = func(results []state.Result) {
@@ -219,29 +219,30 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	// The Ready loop outlives the rest: leadership is handed over while it runs.
 	loopCtx, stopLoop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopLoop()
-	loops, lctx := errgroup.WithContext(loopCtx)
-	loops.Go(func() error { return m.core.run(lctx) })
-	loops.Go(func() error { return m.transport.Run(lctx) })
+	inner, ictx := errgroup.WithContext(loopCtx)
+	loops := m.n.cfg.loops
+	inner.Go(func() error { return m.core.run(ictx) })
+	inner.Go(loops.lasting(ictx, "transport", m.transport.Run))
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.membership.run(gctx) })
-	g.Go(func() error { return m.flusher(gctx) })
-	g.Go(func() error { return m.seeds.run(gctx) })
+	g.Go(loops.lasting(gctx, "membership", m.membership.run))
+	g.Go(loops.lasting(gctx, "flusher", m.flusher))
+	g.Go(loops.lasting(gctx, "seeds", m.seeds.run))
 	g.Go(func() error {
 		select {
 		case <-gctx.Done():
 			return nil
 		case err := <-m.fatal:
 			return err
-		case <-lctx.Done():
+		case <-ictx.Done():
 			return nil
 		}
 	})
 	peerRoom, clientRoom := m.n.fronts.peer.take(), m.n.fronts.client.take() // before anybody hears that we are ready
-	loops.Go(func() error { return peerRoom.serve(lctx, srv.peer) })
-	g.Go(func() error { return clientRoom.serve(gctx, srv.client) })
+	inner.Go(loops.lasting(ictx, "peer service", func(ctx context.Context) error { return peerRoom.serve(ctx, srv.peer) }))
+	g.Go(loops.lasting(gctx, "client service", func(ctx context.Context) error { return clientRoom.serve(ctx, srv.client) }))
 	g.Go(func() error {
 		defer srv.etcd.Shutdown()
 		if err := m.announce(gctx, beside); err != nil {
@@ -255,19 +256,15 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	go func() { stopped <- g.Wait() }()
 	select {
 	case err = <-stopped:
-	case <-lctx.Done(): // a loop has ended by itself: the process must not go on (S7)
+	case <-ictx.Done(): // a loop has ended by itself: the process must not go on (S7)
 		cancel()
-		return errors.Join(loops.Wait(), <-stopped, errLoopEnded())
+		return errors.Join(inner.Wait(), <-stopped)
 	}
 	if err == nil {
 		m.handOver()
 	}
 	stopLoop()
-	return errors.Join(err, loops.Wait())
-}
-
-func errLoopEnded() error {
-	return fault.Newf(fault.Internal, "node", "an internal loop has ended")
+	return errors.Join(err, inner.Wait())
 }
 
 // announce prints the ready line once this member can answer clients: a join

@@ -150,10 +150,10 @@ func TestDiskFullEndsMember(t *testing.T) {
 	data.checkOn(n)
 }
 
-// TestLoopExitEndsProcess deletes the directory of a member that runs.
-// Sooner or later it can not make a file: it ends with an error, and does not
-// hang with half of its loops.
-func TestLoopExitEndsProcess(t *testing.T) {
+// TestLostDirectoryEndsProcess deletes the directory of a member that runs.
+// Sooner or later it can not make a file: it ends with an error and does not
+// hang.
+func TestLostDirectoryEndsProcess(t *testing.T) {
 	t.Parallel()
 	c := NewCluster(t)
 	n := c.Start("n1")
