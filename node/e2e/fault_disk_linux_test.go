@@ -124,15 +124,21 @@ func TestTargetDiskFull(t *testing.T) {
 func TestDiskFullEndsMember(t *testing.T) {
 	t.Parallel()
 	c := NewCluster(t)
-	n := c.New("n1")
+	nodes := []*Node{c.New("n1"), c.New("n2"), c.New("n3")}
+	n, others := nodes[0], nodes[1:]
 	n.DataDir = filepath.Join(c.Dir, "disk", "n1")
 	disk := filepath.Dir(n.DataDir)
 	smallDisk(t, disk, 256)
-	n.Spawn()
-	n.WaitReady(startPatience)
+	for _, n := range nodes {
+		n.Spawn("--initial-cluster", initialCluster(nodes))
+	}
+	for _, n := range nodes {
+		n.WaitReady(startPatience)
+	}
 	data := c.load(8)
-	w := c.StartWriter(4, 16<<10, n)
+	w := c.StartWriter(4, 16<<10)
 	w.AwaitMore(100)
+	t.Logf("the disk of %s fills up, %s leads", n.Name, c.Leader().Name)
 	fillDisk(t, filepath.Join(disk, "ballast"))
 	code, text := n.WaitExit(60 * time.Second)
 	if code != 1 || !strings.Contains(text, "no space left") {
@@ -141,13 +147,19 @@ func TestDiskFullEndsMember(t *testing.T) {
 	if strings.Contains(text, "goroutine ") {
 		t.Errorf("it has ended in a panic:\n%s", text)
 	}
-	w.Stop()
+	w.Use(others...)
+	w.AwaitMore(200)
+	for _, other := range others {
+		if !other.Running() {
+			t.Errorf("%s has ended, too", other.Name)
+		}
+	}
 	if err := os.Remove(filepath.Join(disk, "ballast")); err != nil {
 		t.Fatal(err)
 	}
 	n.Restart()
-	w.CheckOn(n)
-	data.checkOn(n)
+	w.CheckOn(nodes...)
+	data.checkOn(nodes...)
 }
 
 // TestLostDirectoryEndsProcess deletes the directory of a member that runs.
