@@ -232,7 +232,7 @@ func TestSyncErrorAtEverySync(t *testing.T) {
 		return false
 	}
 	afterCommit := 0
-	n := failEach(t, seed, syscall.EIO, syncs, func(t *testing.T, _ errorfs.Op, fs cloneableFS, err error) {
+	n := failEach(t, seed, syscall.EIO, syncs, func(t *testing.T, op errorfs.Op, fs cloneableFS, err error) {
 		if err == nil || !strings.Contains(err.Error(), syscall.EIO.Error()) {
 			t.Errorf("got %v", err)
 		}
@@ -244,6 +244,9 @@ func TestSyncErrorAtEverySync(t *testing.T) {
 		crashed := fs.clone(0, 0)
 		if class == datadir.Complete { // only staging/ was left to remove
 			afterCommit++
+			if op.Path != "node" {
+				t.Errorf("the sync of %s failed, behind the commit", op.Path)
+			}
 			if err := checkWhole(crashed, "node", seed); err != nil {
 				t.Errorf("after the commit: %v", err)
 			}
@@ -260,7 +263,9 @@ func TestSyncErrorAtEverySync(t *testing.T) {
 		}
 	})
 	t.Logf("%d syncs, each failed once with EIO: 0 installs after a failed sync (%d behind the commit)", n, afterCommit)
-	if n < 20 || afterCommit > 1 {
-		t.Errorf("%d syncs seen, %d behind the commit", n, afterCommit)
+	// The storage engine syncs now and then in the background, so that a sync can
+	// come twice, or not at all.
+	if n < 20 {
+		t.Errorf("%d syncs seen", n)
 	}
 }
