@@ -25,6 +25,15 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// fewer gives how often a test repeats: less under -short, which is also how the
+// race detector runs.
+func fewer(often, short int) int {
+	if testing.Short() {
+		return short
+	}
+	return often
+}
+
 func testCluster() ident.Cluster { return ident.Cluster{ID: 0xc1, Genesis: ident.Nonce{1, 2, 3}} }
 
 // memSeed is a seed in memory.

@@ -89,7 +89,7 @@ func TestPullResumesAfterCuts(t *testing.T) {
 	}
 	clean := src.wire.count()
 	r := rand.New(rand.NewPCG(1, 2))
-	runs, worst, sum := 40, 0.0, 0.0
+	runs, worst, sum := fewer(40, 20), 0.0, 0.0
 	for range runs {
 		before := src.wire.count()
 		at := 1 + r.Int64N(clean-1)
@@ -168,7 +168,7 @@ func TestPullFlippedBits(t *testing.T) {
 	}
 	clean := src.wire.count()
 	r := rand.New(rand.NewPCG(3, 4))
-	runs, refetched, failed := 2000, 0, 0
+	runs, refetched, failed := fewer(2000, 400), 0, 0
 	for i := range runs {
 		at, bit := 30+r.Int64N(clean-30), uint(r.IntN(8))
 		src.wire.plan(func(w *wire) { w.flipAt, w.flipBit = at, bit })
