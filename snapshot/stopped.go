@@ -49,7 +49,7 @@ func FromStopped(ctx context.Context, fs vfs.FS, donorDir, scratch string) (seed
 	if err != nil {
 		return nil, err
 	}
-	st, err := store.Open(work, store.Options{FS: fs}) // replays the donor's write-ahead log
+	st, err := store.Open(work, store.Options{FS: fs, Brief: true}) // replays the donor's write-ahead log
 	if err != nil {
 		return nil, failure(op, donorDir, err)
 	}

@@ -38,6 +38,10 @@ type Options struct {
 	// ReadOnly opens an existing store and leaves every file as it is: no lock
 	// is taken, so the caller sees to it that nobody writes.
 	ReadOnly bool
+	// Brief is for a store that is opened to be read once: it is not compacted.
+	// Pebble, when it can not open a store after all, does not wait for a
+	// compaction that it has begun, and panics.
+	Brief bool
 }
 
 func (o Options) withDefaults() Options {
@@ -72,11 +76,12 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		L0StopWritesThreshold:       24,
 		LBaseMaxBytes:               64 << 20,
 		// One compaction in normal times, a second when it falls behind.
-		CompactionConcurrencyRange: func() (int, int) { return 1, 2 },
-		MaxOpenFiles:               1000,
-		ReadOnly:                   o.ReadOnly,
-		ErrorIfNotExists:           o.ReadOnly,
-		Logger:                     pebbleLogger{s},
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		MaxOpenFiles:                1000,
+		ReadOnly:                    o.ReadOnly,
+		ErrorIfNotExists:            o.ReadOnly,
+		DisableAutomaticCompactions: o.Brief,
+		Logger:                      pebbleLogger{s},
 		EventListener: &pebble.EventListener{
 			DataCorruption:  func(i pebble.DataCorruptionInfo) { _ = s.latch.Fail(i.Details) },
 			BackgroundError: s.backgroundError,
