@@ -36,8 +36,10 @@ func TestEveryBitFlipAtRestIsFound(t *testing.T) {
 				}
 			}
 			rng := rand.New(rand.NewPCG(5, uint64(kind)))
-			const n = 1000
-			engineAlone := 0
+			n, engineAlone := 1000, 0
+			if testing.Short() {
+				n = 200
+			}
 			for i := range n {
 				file := files[rng.IntN(len(files))]
 				flip(t, fs, st.path(file), rng.Uint64())

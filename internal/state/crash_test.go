@@ -103,7 +103,11 @@ func confEntry(index, id uint64) state.Entry {
 // store reopens as it was after one of the entries, in every table, and the
 // rest of the log brings it to where the others are.
 func TestCrashLeavesAWholeState(t *testing.T) {
-	const entries, crashes = 600, 40
+	const entries = 600
+	crashes := 40
+	if testing.Short() {
+		crashes = 15
+	}
 	rng := rand.New(rand.NewPCG(3, 9))
 	log := crashLog(rng, entries)
 	fs := &crashFS{MemFS: vfs.NewCrashableMem()}
