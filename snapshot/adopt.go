@@ -76,7 +76,7 @@ func (s *Stage) Adopt(ctx context.Context, dir string) (uint64, error) {
 // goes away meanwhile, is fetched instead.
 func (s *Stage) adoptFile(ctx context.Context, path string, bySize map[uint64][]int) (uint64, error) {
 	const op = "adopt file"
-	f, err := s.fs.Open(path)
+	f, err := openToRead(s.fs, path)
 	if errors.Is(err, os.ErrNotExist) {
 		return 0, nil
 	}

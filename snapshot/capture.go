@@ -168,7 +168,7 @@ func (c *capturer) files(ctx context.Context, dir string) ([]manifest.File, erro
 // sumFile completes the entry of one file.
 func (c *capturer) sumFile(ctx context.Context, dir string, entry *manifest.File, bufs buffers, seen sumCacheEntries) error {
 	path := c.fs.PathJoin(dir, entry.Name)
-	f, err := c.fs.Open(path)
+	f, err := openToRead(c.fs, path)
 	if err != nil {
 		return failure("capture", path, err)
 	}

@@ -121,7 +121,7 @@ func (s *Stage) readBack(ctx context.Context) error {
 func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (seen sumKey, err error) {
 	const op = "verify seed"
 	entry, path := &s.m.Files[file], s.path(file)
-	f, err := s.fs.Open(path)
+	f, err := openToRead(s.fs, path)
 	if err != nil {
 		return sumKey{}, failure(op, path, err)
 	}
@@ -159,13 +159,25 @@ func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (see
 	return seen, nil
 }
 
-// inTurn reads while nothing else is on its way to or from the disk.
+// inTurn reads while nothing else is on its way to or from the disk, and little
+// at a time: the kernel lets reads go before the writes that others wait for.
 type inTurn struct {
 	f    io.ReaderAt
 	disk *sync.Mutex
 }
 
-func (r *inTurn) ReadAt(p []byte, off int64) (int, error) {
+const readAtOnce = 256 << 10
+
+func (r *inTurn) ReadAt(p []byte, off int64) (n int, err error) {
+	for n < len(p) && err == nil {
+		var k int
+		k, err = r.once(p[n:min(len(p), n+readAtOnce)], off+int64(n))
+		n += k
+	}
+	return n, err
+}
+
+func (r *inTurn) once(p []byte, off int64) (int, error) {
 	r.disk.Lock()
 	defer r.disk.Unlock()
 	return r.f.ReadAt(p, off)

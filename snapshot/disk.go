@@ -16,6 +16,12 @@ import (
 // directory; never part of a seed.
 const lockName = "LOCK"
 
+// openToRead opens a file of which much is read, without the kernel's readahead:
+// megabytes of it keep the syncs of a log on that disk waiting.
+func openToRead(fs vfs.FS, path string) (vfs.File, error) {
+	return fs.Open(path, vfs.RandomReadsOption)
+}
+
 // failure gives err the class that belongs to it, unless it has one.
 func failure(op, path string, err error) error {
 	var typed *fault.Error

@@ -145,7 +145,7 @@ func (s *Stage) scan(ctx context.Context) error {
 func (s *Stage) scanFile(ctx context.Context, file int, bufs buffers) error {
 	const op = "resume stage"
 	entry, path := &s.m.Files[file], s.path(file)
-	f, err := s.fs.Open(path)
+	f, err := openToRead(s.fs, path)
 	if err != nil {
 		return failure(op, path, err)
 	}

@@ -70,7 +70,7 @@ func (s *Seed) ReadChunk(ctx context.Context, file, index int, buf []byte) ([]by
 		buf = make([]byte, length)
 	}
 	buf = buf[:length]
-	f, err := s.fs.Open(path)
+	f, err := openToRead(s.fs, path)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fault.New(fault.LeaseLost, op, err).At(path).WithHint("the seed is no longer kept here; start again")
 	}
