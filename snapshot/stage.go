@@ -31,7 +31,7 @@ type Stage struct {
 	files   []stagedFile
 	reused  uint64
 
-	disk sync.Mutex // held while a chunk is on its way to or from the disk
+	disk sync.Mutex // held while bytes are on their way to or from the disk
 	bufs buffers
 
 	mu   sync.Mutex
@@ -304,8 +304,6 @@ func (s *Stage) Put(file, index int, data []byte) error {
 // syncs to the same disk, such as the log of a member, waits for what is queued
 // before it.
 func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
-	s.disk.Lock()
-	defer s.disk.Unlock()
 	f, err := s.fs.OpenReadWrite(s.path(file), vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
@@ -315,10 +313,7 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 		err = fmt.Errorf("wrote %d of %d bytes", n, len(data))
 	}
 	if err == nil {
-		if err = writeBack(f, offset+int64(n)); err == nil && whole {
-			err = f.Sync()
-		}
-		if err != nil {
+		if err = s.writeBack(f, offset+int64(n), whole); err != nil {
 			return errors.Join(err, f.Close(), s.fs.Remove(s.path(file)))
 		}
 	}
@@ -326,12 +321,18 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 }
 
 // writeBack has the dirty bytes of f before end written and waits for them:
-// SyncTo starts what is dirty, after what it started before is written.
-func writeBack(f vfs.File, end int64) error {
-	if full, err := f.SyncTo(end); full || err != nil {
-		return err
+// SyncTo starts what is dirty, after what it started before is written. A whole
+// file is synced.
+func (s *Stage) writeBack(f vfs.File, end int64, whole bool) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	full, err := f.SyncTo(end)
+	if err == nil && !full {
+		_, err = f.SyncTo(end)
 	}
-	_, err := f.SyncTo(end)
+	if err == nil && whole {
+		err = f.Sync()
+	}
 	return err
 }
 

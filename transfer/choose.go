@@ -17,6 +17,21 @@ type choice struct {
 	chunks int // sent by all streams
 	due    int // before this chunk is the next look
 	with   chunk.Compression
+
+	// Since the last look:
+	looked  time.Time
+	bytes   int // raw, of all streams
+	streams map[*chooser]bool
+}
+
+// packers is how many streams pack at a time at most, as far as their gain is
+// reckoned: the processors have other work as well.
+const packers = 2
+
+// rate is the raw bytes per second that all streams have moved since the last
+// look, for each that packs.
+func (s *choice) rate() float64 {
+	return float64(s.bytes) / max(time.Since(s.looked).Seconds(), 1e-6) / float64(max(1, min(packers, len(s.streams))))
 }
 
 // The first look knows nothing of the line, so the second follows soon.
@@ -32,7 +47,6 @@ type chooser struct {
 	fixed chunk.Compression
 
 	count   int           // chunks since its last look, or its start
-	bytes   int           // of these, raw
 	blocked time.Duration // of sending these
 	started time.Time
 }
@@ -64,7 +78,8 @@ func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.chunks == 0 || (s.chunks >= s.due && c.count >= lookSoon) {
-		s.with = codec.Auto(raw, c.line())
+		s.with = codec.Auto(raw, c.line(s))
+		s.looked, s.bytes, s.streams = time.Now(), 0, make(map[*chooser]bool)
 		s.due = s.chunks + lookEvery
 		if s.chunks == 0 {
 			s.due = lookSoon
@@ -72,21 +87,23 @@ func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 		c.count = 0
 	}
 	if c.count == 0 {
-		c.bytes, c.blocked, c.started = 0, 0, time.Now()
+		c.blocked, c.started = 0, time.Now()
 	}
 	s.chunks++
+	s.bytes += len(raw)
+	s.streams[c] = true
 	c.count++
-	c.bytes += len(raw)
 	return s.with
 }
 
-// line is the raw bytes per second that the line takes, 0 unless most of the
-// time goes into waiting for it.
-func (c *chooser) line() float64 {
+// line is the rate of the line, 0 unless most of the stream's time goes into
+// waiting for it. It is that of all streams: each has but a share of a line, and
+// a fast one is not to be taken for slow.
+func (c *chooser) line(s *choice) float64 {
 	if c.count == 0 || c.blocked <= time.Since(c.started)/2 {
 		return 0
 	}
-	return float64(c.bytes) / c.blocked.Seconds()
+	return s.rate()
 }
 
 // sent notes how long a chunk took to send.

@@ -2,12 +2,49 @@ package transfer
 
 import (
 	"bytes"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/chainfire/cfseed/snapshot/chunk"
 )
+
+// TestLineOfSeveralStreams: what counts is the line, not a stream's share of it.
+func TestLineOfSeveralStreams(t *testing.T) {
+	data := content64(3, 1<<20) // packs to about a half
+	for _, tc := range []struct {
+		streams int
+		rate    float64 // MiB a second, of all
+		want    chunk.Compression
+	}{
+		{1, 300, chunk.None}, {3, 300, chunk.None}, {4, 300, chunk.None}, {1, 50, chunk.Zstd}, {2, 110, chunk.Zstd}, {4, 110, chunk.Zstd},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			codec, err := chunk.NewCodec(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer codec.Close()
+			s, takes := new(choice), time.Duration(float64(tc.streams)/tc.rate*float64(time.Second))
+			var wg sync.WaitGroup
+			for range tc.streams {
+				wg.Go(func() {
+					c := &chooser{auto: s}
+					for range 3 * lookEvery / tc.streams {
+						c.next(codec, data)
+						<-time.After(takes)
+						c.sent(takes)
+					}
+				})
+			}
+			wg.Wait()
+			if s.with != tc.want {
+				t.Errorf("%d streams, %.0f MiB/s in all: chose %s, want %s", tc.streams, tc.rate, s.with, tc.want)
+			}
+		})
+	}
+}
 
 // TestChoiceIsShared: however short streams are, the data is looked at a few
 // times only, and what was chosen is kept.

@@ -73,6 +73,13 @@ func newInPush() *inPush { return &inPush{ReceiveRequest: new(chainfirev1.Receiv
 func (f *inFrame) free() { freePayload(&f.payload) }
 func (f *inPush) free()  { freePayload(&f.payload) }
 
+// take makes the data of the chunk the caller's, to be freed by freePayload.
+func (f *inPush) take() mem.Buffer {
+	p := f.payload
+	f.payload = nil
+	return p
+}
+
 func freePayload(p *mem.Buffer) {
 	if *p != nil {
 		(*p).Free()

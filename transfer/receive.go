@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
@@ -51,12 +53,17 @@ type ReceiveResult struct {
 	Seconds        float64
 }
 
+// storing is how many chunks of a push are unpacked and stored at a time: while
+// they are, the next ones come in.
+const storing = 3
+
 // receiver is one Receive call.
 type receiver struct {
 	cfg    ReceiveConfig
 	stream chainfirev1.Await_ReceiveServer
 	ctx    context.Context
 	frames chan *inPush
+	now    *inPush    // the frame that drain handles
 	broken chan error // why reading ended
 	ended  chan struct{}
 	idle   *idleTimer
@@ -79,7 +86,7 @@ func Receive(stream chainfirev1.Await_ReceiveServer, cfg ReceiveConfig) (*Receiv
 	if cfg.Logger == nil {
 		cfg.Logger = slog.Default()
 	}
-	codec, err := chunk.NewCodec(1)
+	codec, err := chunk.NewCodec(storing)
 	if err != nil {
 		return nil, err
 	}
@@ -240,6 +247,7 @@ func (r *receiver) drain(fr *frameReader, after func()) error {
 		if err != nil {
 			return err
 		}
+		r.now = f
 		frame := f.GetFrame()
 		if frame == nil {
 			err = fault.Newf(fault.Corrupt, "receive seed", "a message that is not a frame")
@@ -262,17 +270,28 @@ func (r *receiver) fetch(ranges []Range) error {
 		return err
 	}
 	fr := &frameReader{layout: r.layout, root: r.layout.root, ranges: ranges}
+	group, ctx := errgroup.WithContext(r.ctx)
+	group.SetLimit(storing)
 	fr.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
-		_, err := r.in.put(id, c)
-		return err
+		data := r.now.take()
+		group.Go(func() error {
+			defer freePayload(&data)
+			_, err := r.in.put(id, c)
+			return err
+		})
+		return ctx.Err() // why is told by the group
 	}
 	told := time.Now()
-	return r.drain(fr, func() {
+	err := r.drain(fr, func() {
 		if time.Since(told) >= 5*reportEvery {
 			told = time.Now()
 			_ = r.sendProgress() // a broken stream shows at the next read
 		}
 	})
+	if failed := group.Wait(); failed != nil {
+		return failed
+	}
+	return err
 }
 
 // finish calls Finish.
