@@ -34,10 +34,12 @@ func (s *choice) rate() float64 {
 	return float64(s.bytes) / max(time.Since(s.looked).Seconds(), 1e-6) / float64(max(1, min(packers, len(s.streams))))
 }
 
-// The first look knows nothing of the line, so the second follows soon.
+// The first look knows nothing of the line, so the second follows soon; not so
+// soon that it takes the start of the streams for the line.
 const (
-	lookSoon  = 4  // chunks, of one stream at least
+	lookSoon  = 24 // chunks
 	lookEvery = 64 // chunks
+	lookLeast = 4  // chunks of the stream that looks
 )
 
 // chooser picks the compression of a stream's next chunk. With "auto" it looks
@@ -77,7 +79,7 @@ func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 	s := c.auto
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.chunks == 0 || (s.chunks >= s.due && c.count >= lookSoon) {
+	if s.chunks == 0 || (s.chunks >= s.due && c.count >= lookLeast) {
 		s.with = codec.Auto(raw, c.line(s))
 		s.looked, s.bytes, s.streams = time.Now(), 0, make(map[*chooser]bool)
 		s.due = s.chunks + lookEvery

@@ -80,17 +80,17 @@ func TestChoiceIsShared(t *testing.T) {
 		want            chunk.Compression // after the second look
 		due             int               // the next look
 	}{
-		"one stream that waits for the line":    {1, 60, time.Second, chunk.Zstd, 4 + lookEvery},
-		"one stream that does not":              {1, 60, 0, chunk.S2, 4 + lookEvery},
-		"streams too short to know of the line": {20, 3, time.Second, chunk.S2, 4},
-		"short streams that wait":               {10, 6, time.Second, chunk.Zstd, 4 + lookEvery + 6},
+		"one stream that waits for the line":    {1, 60, time.Second, chunk.Zstd, lookSoon + lookEvery},
+		"one stream that does not":              {1, 60, 0, chunk.S2, lookSoon + lookEvery},
+		"streams too short to know of the line": {20, 3, time.Second, chunk.S2, lookSoon},
+		"short streams that wait":               {10, 6, time.Second, chunk.Zstd, lookSoon + lookEvery + 6},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, used := run(t, tc.streams, tc.chunks, tc.blocked)
-			if s.with != tc.want || s.due < 4 || s.due > tc.due {
+			if s.with != tc.want || s.due < lookSoon || s.due > tc.due {
 				t.Errorf("chose %s, next look at %d of %d chunks; want %s, %d", s.with, s.due, s.chunks, tc.want, tc.due)
 			}
-			if n := tc.streams * tc.chunks; used[tc.want] < n-12 {
+			if n := tc.streams * tc.chunks; used[tc.want] < n-lookSoon-8 {
 				t.Errorf("%s for %d of %d chunks: %v", tc.want, used[tc.want], n, used)
 			}
 		})
