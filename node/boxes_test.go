@@ -179,6 +179,28 @@ func TestIdentityBoxUnwritten(t *testing.T) {
 	}
 }
 
+// A member that is known where it does not listen, and has not said better, is
+// warned about.
+func TestElsewhere(t *testing.T) {
+	here, there := []string{"http://10.0.0.1:2380"}, []string{"http://10.0.0.1:4000"}
+	for _, c := range []struct {
+		known, told, listens []string
+		want                 bool
+	}{
+		{there, nil, here, true},
+		{there, nil, []string{"http://10.0.0.2:2380", "http://10.0.0.3:2380"}, true},
+		{here, nil, here, false},
+		{there, here, here, false},
+		{there, nil, []string{"http://0.0.0.0:2380"}, false},
+		{there, nil, []string{"http://[::]:2380"}, false},
+		{nil, nil, here, false},
+	} {
+		if got := elsewhere(c.known, c.told, c.listens); got != c.want {
+			t.Errorf("known at %v, told %v, listens on %v: %t", c.known, c.told, c.listens, got)
+		}
+	}
+}
+
 func TestPublished(t *testing.T) {
 	rec := &entryv1.MemberRecord{Name: "n", PeerUrls: []string{"p"}, ClientUrls: []string{"c"}}
 	for _, c := range []struct {

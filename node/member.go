@@ -181,6 +181,7 @@ func (m *member) assemble() error {
 	ms := m.membership
 	ms.identity, ms.state, ms.core, ms.transport, ms.logger = m.identity, m.state, m.core, m.transport, n.logger
 	ms.name, ms.peerURLs, ms.clientURL, ms.farewell = n.cfg.Name, peerURLs, n.cfg.AdvertiseClient, n.cfg.Election
+	ms.listens = n.cfg.AdvertisePeer // which are those listened on where peerURLs is empty
 	m.core.replica, err = replica.New(replica.Config{ID: id.MemberID, ElectionTicks: n.cfg.ticks(), HeartbeatTicks: 1,
 		Seed: binary.LittleEndian.Uint64(boot[8:]), Boot: binary.LittleEndian.Uint32(boot[:4]),
 		Storage: m.log.Storage(m.confState, m.seeds.raftSnapshot), Applied: m.state.machine().Applied().Index,

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
@@ -30,6 +31,7 @@ type membership struct {
 	logger    *slog.Logger
 	name      string
 	peerURLs  []string // nil: the table knows them better
+	listens   []string // where peers are served
 	clientURL []string
 	farewell  time.Duration // how long a removed member still answers
 	changed   chan struct{} // one token: the table may have changed
@@ -191,6 +193,10 @@ func (m *membership) publish(ctx context.Context) error {
 		isMember := rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER
 		if isMember && m.state.machine().Cluster() != nil {
 			done, err := m.publishOnce(ctx, rec, own)
+			if done && elsewhere(rec.GetPeerUrls(), own.GetPeerUrls(), m.listens) {
+				m.logger.WarnContext(ctx, "the cluster knows this member at other peer URLs than it listens on",
+					"known", rec.GetPeerUrls(), "listens", m.listens, "hint", "start it with --initial-advertise-peer-urls, or use cfseed member update")
+			}
 			if done || errors.Is(err, tables.ErrDirectory) {
 				return err
 			}
@@ -243,6 +249,21 @@ func (m *membership) publishOnce(ctx context.Context, rec *entryv1.MemberRecord,
 		own.PeerUrls = nil
 	}
 	return err == nil, err
+}
+
+// elsewhere reports whether others may look in vain for a member that has not
+// said itself where it is: none of the URLs known is one it listens on. On a
+// wildcard address it may be anywhere.
+func elsewhere(known, told, listens []string) bool {
+	if len(told) > 0 {
+		return false
+	}
+	for _, u := range listens {
+		if at, err := url.Parse(u); err != nil || slices.Contains(known, u) || at.Hostname() == "0.0.0.0" || at.Hostname() == "::" {
+			return false
+		}
+	}
+	return len(known) > 0 && len(listens) > 0
 }
 
 // published reports whether the table says what the member says; what is empty
