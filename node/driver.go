@@ -22,7 +22,7 @@ const clusterVersion = 1
 
 // stableBeats is how many heartbeats a learner must stay caught up before it is
 // promoted: enough for its answers to have come in more than once.
-const stableBeats = 3
+const stableBeats = 2
 
 // driver shows the policy what this member knows at each tick and carries out
 // what it decides. It runs on the Ready loop.

@@ -111,7 +111,7 @@ func (p *Pace) adjust(now time.Time, span time.Duration) {
 	if usual == 0 {
 		usual = 3 * time.Millisecond
 	}
-	limit := 2*usual + 2*time.Millisecond
+	limit := 3*usual/2 + time.Millisecond
 	achieved := float64(p.sent) / span.Seconds()
 	switch {
 	case p.ended > 0 && p.took/time.Duration(p.ended) > limit, p.waiting > 0 && now.Sub(p.moved) > limit:
