@@ -45,13 +45,13 @@ func TestPercentile(t *testing.T) {
 		for i := range sorted {
 			sorted[i] = 10 * i
 		}
-		got := percentile(sorted, float64(percent)/100)
+		got := percentile(sorted, percent)
 		notAbove := got/10 + 1 // values at most got
 		if notAbove*100 < percent*n || (notAbove-1)*100 >= percent*n {
 			t.Fatalf("percentile %d of %d values: %d values are not above it", percent, n, notAbove)
 		}
 	})
-	if got := percentile([]int{}, 0.5); got != 0 {
+	if got := percentile([]int{}, 50); got != 0 {
 		t.Errorf("of none: %d", got)
 	}
 }

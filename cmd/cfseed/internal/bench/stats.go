@@ -2,7 +2,6 @@ package bench
 
 import (
 	"cmp"
-	"math"
 	"slices"
 	"time"
 )
@@ -32,14 +31,14 @@ func spreadOf(values []float64) spread {
 	return spread{median: median, low: s[0], high: s[len(s)-1]}
 }
 
-// percentile is the smallest value that at least the share q of all are not
-// above; values are sorted. It is the zero value of none.
-func percentile[T cmp.Ordered](sorted []T, q float64) T {
+// percentile is the smallest value that at least percent of all are not above;
+// values are sorted. It is the zero value of none.
+func percentile[T cmp.Ordered](sorted []T, percent int) T {
 	if len(sorted) == 0 {
 		var none T
 		return none
 	}
-	rank := int(math.Ceil(q * float64(len(sorted))))
+	rank := (percent*len(sorted) + 99) / 100
 	return sorted[min(max(rank, 1), len(sorted))-1]
 }
 
@@ -76,7 +75,7 @@ func latencyOf(puts []put, failed int) Latency {
 	for i, p := range puts {
 		took[i] = p.took
 	}
-	l := Latency{Puts: len(puts), Failed: failed, P50: ms(percentile(took, 0.50)), P99: ms(percentile(took, 0.99)), Max: ms(percentile(took, 1))}
+	l := Latency{Puts: len(puts), Failed: failed, P50: ms(percentile(took, 50)), P99: ms(percentile(took, 99)), Max: ms(percentile(took, 100))}
 	slow := puts[max(0, len(puts)-slowest):]
 	slices.SortFunc(slow, func(a, b put) int { return cmp.Compare(a.at, b.at) })
 	for _, p := range slow {
