@@ -29,7 +29,9 @@
 //
 //	1  every file synced, then files/, staging/ and the data directory
 //	2  everything read back through fresh handles and compared with the
-//	   manifest, then opened and asked for its position and digest
+//	   manifest (a table when it is whole and synced, and again only if it
+//	   was written to since), then opened and asked for its position and
+//	   digest
 //	3  staging/files renamed to state-1
 //	4  raft/ written: a log that begins behind the position, no vote
 //	5  the manifest kept as seed-manifest
