@@ -80,7 +80,7 @@ func TestAdoptMember(t *testing.T) {
 		if err := lock.Close(); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := st.AdoptMember(ctx, "nothing"); !fault.Is(err, fault.Refused) {
+		if _, err := st.AdoptMember(ctx, "nothing"); !fault.Is(err, fault.Refused) || fault.HintOf(err) == "" {
 			t.Errorf("of no member: %v", err)
 		}
 		foreign := datadir.At(fs, "foreign")

@@ -115,7 +115,8 @@ func lockStopped(fs vfs.FS, dir string) (d *datadir.Dir, unlock func() error, er
 	if there, err := exists(fs, d.Identity()); err != nil {
 		return nil, nil, err
 	} else if !there { // before Lock, which would create the directory
-		return nil, nil, fault.Newf(fault.Refused, "read stopped member", "no member's data directory").At(dir)
+		return nil, nil, fault.Newf(fault.Refused, "read stopped member", "no member's data directory").At(dir).
+			WithHint("name the data directory of a member, with the file identity in it")
 	}
 	lockFile := fs.PathJoin(dir, lockName)
 	hadLock, err := exists(fs, lockFile)
