@@ -3,8 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -233,25 +231,8 @@ func (in *installer) take(snap *raftpb.Snapshot) (uint64, func() (*state.Machine
 	return num, func() (*state.Machine, error) { return in.m.openState(num) }, nil
 }
 
-// states lists the numbers of the state directories that are there.
-func (m *member) states() ([]uint64, error) {
-	names, err := m.n.cfg.FS.List(m.n.dir.Path())
-	if err != nil {
-		return nil, fault.New(fault.Internal, "list data directory", err).At(m.n.dir.Path())
-	}
-	var out []uint64
-	for _, name := range names {
-		if rest, ok := strings.CutPrefix(name, "state-"); ok {
-			if num, err := strconv.ParseUint(rest, 10, 64); err == nil {
-				out = append(out, num)
-			}
-		}
-	}
-	return out, nil
-}
-
 func (m *member) nextState() (uint64, error) {
-	have, err := m.states()
+	have, err := m.n.dir.States()
 	if err != nil {
 		return 0, err
 	}
@@ -265,7 +246,7 @@ func (m *member) nextState() (uint64, error) {
 // removeOldStates deletes state directories that the raft store does not point
 // to: of a snapshot that was not used, or replaced.
 func (m *member) removeOldStates() error {
-	have, err := m.states()
+	have, err := m.n.dir.States()
 	if err != nil {
 		return err
 	}

@@ -139,7 +139,7 @@ func (r *receiver) wants(index uint64) {
 	if got := r.state.machine().Applied().Index; got != index {
 		r.t.Errorf("applied %d, want %d", got, index)
 	}
-	if have, err := r.states(); err != nil || !slices.Equal(have, []uint64{r.log.State()}) {
+	if have, err := r.n.dir.States(); err != nil || !slices.Equal(have, []uint64{r.log.State()}) {
 		r.t.Errorf("states %d, in use %d, %v", have, r.log.State(), err)
 	}
 }

@@ -90,7 +90,7 @@ func (m *member) checkWhole() error {
 	if m.log.State() == 0 {
 		return fault.Newf(fault.Corrupt, op, "the Raft log is lost").At(m.n.dir.Raft()).WithHint("%s", hint)
 	}
-	have, err := m.states()
+	have, err := m.n.dir.States()
 	if err != nil {
 		return err
 	}

@@ -220,7 +220,7 @@ func (s *seated) caughtUp(other *seated, c *clientv3.Client) {
 		s.t.Error("no snapshot was installed: this test shows nothing")
 	}
 	waitFor(s.t, "one state is left", func() bool {
-		have, err := s.states()
+		have, err := s.n.dir.States()
 		return err == nil && slices.Equal(have, []uint64{s.log.State()})
 	})
 }
@@ -269,7 +269,7 @@ func TestRaftSnapshotAfterAStop(t *testing.T) {
 	if err := away.end(); err != nil {
 		t.Fatal(err)
 	}
-	if have, err := away.states(); err != nil || !slices.Equal(have, []uint64{before}) {
+	if have, err := away.n.dir.States(); err != nil || !slices.Equal(have, []uint64{before}) {
 		t.Fatalf("states %d after the stop, %v; in use was %d", have, err, before)
 	}
 	heard := reused{bytes: make(chan uint64, 16)}

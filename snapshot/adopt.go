@@ -31,7 +31,7 @@ func (s *Stage) AdoptMember(ctx context.Context, dataDir string) (bytes uint64, 
 			ident.FormatID(id.Cluster.ID), ident.FormatID(s.m.Cluster.ID)).At(dataDir).
 			WithHint("name the old directory of a member of this cluster, or none")
 	}
-	states, err := statesOf(s.fs, base)
+	states, err := base.States()
 	if err != nil {
 		return 0, err
 	}

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"os"
 	"slices"
-	"strconv"
-	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -147,29 +145,11 @@ func StoppedMember(fs vfs.FS, dir string) (id datadir.Identity, err error) {
 	return d.ReadIdentity()
 }
 
-// statesOf lists the numbers of a member's state directories.
-func statesOf(fs vfs.FS, d *datadir.Dir) ([]uint64, error) {
-	names, err := list(fs, d.Path())
-	if err != nil {
-		return nil, err
-	}
-	prefix := strings.TrimSuffix(fs.PathBase(d.State(0)), "0")
-	var states []uint64
-	for _, name := range names {
-		if number, ok := strings.CutPrefix(name, prefix); ok {
-			if n, err := strconv.ParseUint(number, 10, 64); err == nil {
-				states = append(states, n)
-			}
-		}
-	}
-	return states, nil
-}
-
 // currentState finds out which state-<n> is the donor's. If there are several,
 // an exchange was interrupted and the log knows.
 func currentState(fs vfs.FS, donor *datadir.Dir) (n uint64, err error) {
 	const op = "capture stopped member"
-	states, err := statesOf(fs, donor)
+	states, err := donor.States()
 	if err != nil {
 		return 0, err
 	}

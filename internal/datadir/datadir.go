@@ -97,6 +97,23 @@ func (d *Dir) Raft() string { return d.join(raftName) }
 // State is the directory of the n-th state store.
 func (d *Dir) State(n uint64) string { return d.join(statePrefix + strconv.FormatUint(n, 10)) }
 
+// States lists the numbers of the state stores that are there, in no order.
+func (d *Dir) States() ([]uint64, error) {
+	names, err := d.fs.List(d.path)
+	if err != nil {
+		return nil, fault.New(fault.Internal, "list data directory", err).At(d.path)
+	}
+	var out []uint64
+	for _, name := range names {
+		if rest, ok := strings.CutPrefix(name, statePrefix); ok {
+			if n, err := strconv.ParseUint(rest, 10, 64); err == nil {
+				out = append(out, n)
+			}
+		}
+	}
+	return out, nil
+}
+
 // Seeds is the directory of the checkpoints being served.
 func (d *Dir) Seeds() string { return d.join(seedsName) }
 

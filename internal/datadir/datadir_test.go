@@ -391,3 +391,21 @@ func equal(a, b Identity) bool {
 	a.Seed, b.Seed = nil, nil
 	return a == b
 }
+
+func TestStates(t *testing.T) {
+	fs := vfs.NewMem()
+	d := At(fs, "node")
+	if _, err := d.States(); err == nil {
+		t.Error("a directory that is not there has states")
+	}
+	for _, name := range []string{d.State(1), d.State(12), d.Raft(), d.Staging(), fs.PathJoin("node", "state-x"), fs.PathJoin("node", "state-")} {
+		if err := fs.MkdirAll(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := d.States()
+	slices.Sort(got)
+	if err != nil || !slices.Equal(got, []uint64{1, 12}) {
+		t.Errorf("%v, %v", got, err)
+	}
+}
