@@ -25,7 +25,7 @@ race: ## short tests of the concurrent packages under the race detector
 
 .PHONY: e2e
 e2e: ## whole processes: kills, joins, etcd's client
-	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench
+	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench ./cmd/cfseed/internal/seedbench
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
@@ -34,6 +34,11 @@ fuzz: ## every fuzz target for FUZZTIME each
 .PHONY: bench-join
 bench-join: ## what a join costs, beside copying the files (minutes)
 	$(GO) run ./cmd/cfseed bench join --out bench-join.json
+
+.PHONY: bench-seed
+bench-seed: ## what a seed costs, table by table, with pictures (most of an hour)
+	mkdir -p .bin
+	PATH="$(CURDIR)/.bin:$$PATH" $(GO) run ./cmd/cfseed bench seed --out .bin/bench-seed.json --plots .bin/bench-seed
 
 .PHONY: bench
 bench: ## micro benchmarks of the packages

@@ -4,13 +4,18 @@ package cfseed_test
 // level. Imports only point down; ARCHITECTURE.md draws the same picture. A
 // folder that is not here fails the test: a new one is a decision.
 var codeMap = map[string]int{
-	"cmd/cfseed":                  6,
-	"cmd/cfseed/internal/bench":   6,
-	"cmd/cfseed/internal/cluster": 6,
-	"cmd/cfseed/internal/command": 6,
-	"cmd/cfseed/internal/demo":    6,
-	"cmd/cfseed/internal/dial":    6,
-	"cmd/cfseed/internal/output":  6,
+	"cmd/cfseed":                    6,
+	"cmd/cfseed/internal/bench":     6,
+	"cmd/cfseed/internal/cluster":   6,
+	"cmd/cfseed/internal/command":   6,
+	"cmd/cfseed/internal/demo":      6,
+	"cmd/cfseed/internal/dial":      6,
+	"cmd/cfseed/internal/measure":   6,
+	"cmd/cfseed/internal/output":    6,
+	"cmd/cfseed/internal/plot":      6,
+	"cmd/cfseed/internal/rig":       6,
+	"cmd/cfseed/internal/seedbench": 6,
+	"cmd/cfseed/internal/workload":  6,
 
 	"node":            5,
 	"node/clusterapi": 5,
@@ -66,7 +71,11 @@ var siblings = []sibling{
 	{"cmd/cfseed", "cmd/cfseed/internal/...", "the commands use the command line's own parts"},
 	{"cmd/cfseed/internal/command", "cmd/cfseed/internal/{dial,output}", "the frame reads connection flags, prints errors and results"},
 	{"cmd/cfseed/internal/demo", "cmd/cfseed/internal/{cluster,dial,output}", "the demo is a client of the cluster it starts"},
-	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{cluster,dial,output}", "a benchmark starts clusters as the demo does"},
+	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{measure,output,rig,workload}", "a benchmark measures a loaded cluster"},
+	{"cmd/cfseed/internal/seedbench", "cmd/cfseed/internal/{bench,cluster,measure,output,plot,rig,workload}", "its joins under load are those of the other benchmark"},
+	{"cmd/cfseed/internal/rig", "cmd/cfseed/internal/{cluster,measure,output,workload}", "a benchmark starts clusters as the demo does"},
+	{"cmd/cfseed/internal/workload", "cmd/cfseed/internal/measure", "a load keeps the latency of its puts"},
+	{"cmd/cfseed/internal/measure", "cmd/cfseed/internal/output", "rows are printed as every table is"},
 
 	{"node", "node/...", "node is the assembly; it alone knows all of its parts"},
 	{"node/e2e", "node/...", "whole-process tests"},

@@ -1,20 +1,14 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"fmt"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/bench"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -22,80 +16,41 @@ func benchCommand(env *command.Env) *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "Measure on this machine",
-		Subcommands: []*cli.Command{benchJoinCommand(env)},
-	}
-}
-
-func benchJoinCommand(env *command.Env) *cli.Command {
-	return &cli.Command{
-		Name:  "join",
-		Usage: "Measure what a join costs, beside copying the same files",
-		Description: "Clusters of processes are loaded; then a member is added under a constant load, in turns with\n" +
-			"copying and syncing the source's data directory. Takes minutes, and several times the largest size\n" +
-			"of disk. Slowness never fails the command: it is a row of the table.",
-		Flags: command.Flags([]cli.Flag{
-			&cli.StringFlag{Name: "sizes", Value: "256MiB,1GiB", Usage: "`BYTES` of values, as 256MiB,1GiB"},
-			&cli.StringFlag{Name: "members", Value: "1,3", Usage: "`N` members before the join, as 1,3"},
-			&cli.GenericFlag{Name: "value-size", Value: bytesFlag(256), Usage: "`BYTES` of one value"},
-			&cli.IntFlag{Name: "runs", Value: 3, Usage: "`N` runs of each combination"},
-			&cli.IntFlag{Name: "rate", Value: 200, Usage: "`N` puts a second while measuring"},
-			&cli.DurationFlag{Name: "quiet", Value: 10 * time.Second, Usage: "`DURATION` of the windows in which nothing else runs"},
-			&cli.StringFlag{Name: "dir", Usage: "make data directories in `DIR`; default the system's for temporary files"},
-			&cli.StringFlag{Name: "out", Usage: "write samples, command and machine as JSON to `FILE`"},
-		}, command.OutputFlags()),
-		Action: env.Action(runBenchJoin),
+		Subcommands: []*cli.Command{benchJoinCommand(env), benchSeedCommand(env)},
 	}
 }
 
 func bytesFlag(n command.Bytes) *command.Bytes { return &n }
 
-func runBenchJoin(ctx context.Context, c *cli.Context, s *command.Session) error {
-	cfg, err := benchConfig(c)
-	if err != nil {
-		return err
-	}
-	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
-	defer progress.Close(false)
-	cfg.Progress = progress
-	cfg.Say = func(format string, args ...any) { s.Log.Info(fmt.Sprintf(format, args...)) }
-	rep, err := bench.Run(ctx, cfg)
-	progress.Close(err == nil)
-	if err != nil {
-		return err
-	}
-	rep.Command = strings.Join(append([]string{"cfseed"}, os.Args[1:]...), " ")
-	if path := c.String("out"); path != "" {
-		text, err := json.MarshalIndent(rep, "", "  ")
-		if err == nil {
-			err = os.WriteFile(path, append(text, '\n'), 0o600)
-		}
-		if err != nil {
-			return fault.New(fault.Internal, "write report", err).At(path)
-		}
-	}
-	return s.Out.Result(rep, rep.Write)
-}
-
-func benchConfig(c *cli.Context) (cfg bench.Config, err error) {
-	cfg = bench.Config{Dir: c.String("dir"), Runs: c.Int("runs"), Rate: c.Int("rate"), Quiet: c.Duration("quiet"), Seed: 1,
-		ValueSize: int(min(command.BytesOf(c, "value-size"), 1<<20))}
-	if cfg.Binary, err = os.Executable(); err != nil {
-		return cfg, fault.New(fault.Internal, "bench", err)
-	}
-	for part := range strings.SplitSeq(c.String("sizes"), ",") {
+// sizesOf reads --sizes, rising.
+func sizesOf(c *cli.Context) ([]uint64, error) {
+	var out []uint64
+	for _, part := range list(c, "sizes") {
 		var b command.Bytes
 		if err := b.Set(part); err != nil {
-			return cfg, fault.New(fault.Usage, "--sizes", err)
+			return nil, fault.New(fault.Usage, "--sizes", err)
 		}
-		cfg.Sizes = append(cfg.Sizes, uint64(b))
+		out = append(out, uint64(b))
 	}
-	for part := range strings.SplitSeq(c.String("members"), ",") {
-		n, err := strconv.Atoi(part)
-		if err != nil {
-			return cfg, fault.Newf(fault.Usage, "--members", "%q is not a number", part)
-		}
-		cfg.Members = append(cfg.Members, n)
+	slices.Sort(out)
+	return out, nil
+}
+
+// commandLine is how a benchmark was called, for its report.
+func commandLine() string { return strings.Join(append([]string{"cfseed"}, os.Args[1:]...), " ") }
+
+// writeSamples writes a report with all of its samples as JSON; an empty path
+// is none.
+func writeSamples(path string, report any) error {
+	if path == "" {
+		return nil
 	}
-	slices.Sort(cfg.Sizes)
-	return cfg, cfg.Check()
+	text, err := json.MarshalIndent(report, "", "  ")
+	if err == nil {
+		err = os.WriteFile(path, append(text, '\n'), 0o600)
+	}
+	if err != nil {
+		return fault.New(fault.Internal, "write report", err).At(path)
+	}
+	return nil
 }

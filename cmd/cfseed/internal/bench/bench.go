@@ -24,7 +24,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/measure"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/workload"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -34,7 +36,7 @@ type Config struct {
 	Dir       string   // where data directories are made; empty: the system's
 	Sizes     []uint64 // bytes of values
 	Members   []int    // members before the join
-	ValueSize int      // bytes, at least MinValueSize
+	ValueSize int      // bytes, at least workload.MinValueSize
 	Runs      int
 	Rate      int           // puts a second
 	Quiet     time.Duration // of a window without anything else
@@ -45,24 +47,24 @@ type Config struct {
 
 // Report is what was measured.
 type Report struct {
-	Command string    `json:"command"`
-	Started time.Time `json:"started"`
-	Machine Machine   `json:"machine"`
-	Runs    int       `json:"runs"`
-	Rate    int       `json:"puts_per_second"`
-	Seconds float64   `json:"seconds"`
-	Cells   []Cell    `json:"cells"`
+	Command string          `json:"command"`
+	Started time.Time       `json:"started"`
+	Machine measure.Machine `json:"machine"`
+	Runs    int             `json:"runs"`
+	Rate    int             `json:"puts_per_second"`
+	Seconds float64         `json:"seconds"`
+	Cells   []Cell          `json:"cells"`
 }
 
 // Cell is one number of members and bytes.
 type Cell struct {
-	Members     int      `json:"members"`
-	Bytes       uint64   `json:"bytes"`
-	ValueSize   int      `json:"value_size"`
-	Values      int      `json:"values"`
-	LoadSeconds float64  `json:"load_seconds"`
-	Samples     []Sample `json:"samples"`
-	Rows        []Row    `json:"rows"`
+	Members     int           `json:"members"`
+	Bytes       uint64        `json:"bytes"`
+	ValueSize   int           `json:"value_size"`
+	Values      int           `json:"values"`
+	LoadSeconds float64       `json:"load_seconds"`
+	Samples     []Sample      `json:"samples"`
+	Rows        []measure.Row `json:"rows"`
 }
 
 // Sample is one run of a cell. Times are in seconds, sizes in bytes.
@@ -77,16 +79,16 @@ type Sample struct {
 	EntriesAfterAdd   uint64         `json:"entries_after_add"`
 	RaftSnapshotsSent uint64         `json:"raft_snapshots_sent"`
 
-	Copy Copied `json:"copy"`
+	Copy measure.Copied `json:"copy"`
 
-	PutQuiet   Latency `json:"put_quiet"`
-	PutSeed    Latency `json:"put_seed"`
-	PutCopy    Latency `json:"put_copy"`
-	PutControl Latency `json:"put_control"`
+	PutQuiet   measure.Latency `json:"put_quiet"`
+	PutSeed    measure.Latency `json:"put_seed"`
+	PutCopy    measure.Latency `json:"put_copy"`
+	PutControl measure.Latency `json:"put_control"`
 
-	Source  Usage `json:"source"`
-	Target  Usage `json:"target"`
-	Control Usage `json:"control"` // of the source, without a seed
+	Source  measure.Usage `json:"source"`
+	Target  measure.Usage `json:"target"`
+	Control measure.Usage `json:"control"` // of the source, without a seed
 
 	LoadAverage string `json:"load_average"` // of the machine, before the run
 }
@@ -100,10 +102,10 @@ func Run(ctx context.Context, cfg Config) (rep Report, err error) {
 		return rep, fault.New(fault.Internal, "bench", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	rep.Machine = machine(dir)
+	rep.Machine = measure.MachineAt(dir)
 	for _, members := range cfg.Members {
 		for _, size := range cfg.Sizes {
-			c, err := measure(ctx, cfg, dir, members, size)
+			c, err := cell(ctx, cfg, dir, members, size)
 			if err != nil {
 				return rep, fmt.Errorf("%s, %s: %w", memberCount(members), output.Size(size), err)
 			}
@@ -123,8 +125,8 @@ func (c Config) Check() error {
 		return fault.Newf(fault.Usage, op, "nothing to measure: give --sizes and --members")
 	case c.Runs < 1 || c.Rate < 1 || c.Rate > 10000:
 		return fault.Newf(fault.Usage, op, "want at least one run, and 1 to 10000 puts a second")
-	case c.ValueSize < MinValueSize:
-		return fault.Newf(fault.Usage, op, "--value-size %d: want at least %d", c.ValueSize, MinValueSize)
+	case c.ValueSize < workload.MinValueSize:
+		return fault.Newf(fault.Usage, op, "--value-size %d: want at least %d", c.ValueSize, workload.MinValueSize)
 	case c.Quiet < time.Second:
 		return fault.Newf(fault.Usage, op, "--quiet %s: want at least 1s", c.Quiet)
 	}

@@ -1,4 +1,7 @@
-package bench
+// Package workload is what the benchmarks put into a cluster: records that are
+// the same for the same seed, loaded as fast as they are taken, and puts offered
+// at a constant rate, whose latency is kept. It speaks etcd's API.
+package workload
 
 import (
 	"context"
@@ -10,6 +13,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/measure"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 )
@@ -23,8 +27,8 @@ const (
 	loadKeys = 10000
 )
 
-// fill puts count values of the generator into the member at client.
-func fill(ctx context.Context, client string, seed uint64, count, valueSize int) error {
+// Fill puts count values of the generator into the member at client.
+func Fill(ctx context.Context, client string, seed uint64, count, valueSize int) error {
 	conn, err := netsec.Dial(client, netsec.Files{})
 	if err != nil {
 		return err
@@ -59,9 +63,16 @@ func putAll(pairs []pair) *pb.TxnRequest {
 	return req
 }
 
-// load offers puts at a constant rate, whether earlier ones were answered or
+// Puts says what is offered.
+type Puts struct {
+	Rate      int // a second
+	ValueSize int // bytes
+	Seed      uint64
+}
+
+// Load offers puts at a constant rate, whether earlier ones were answered or
 // not: a put that waits does not keep those after it from being due.
-type load struct {
+type Load struct {
 	kv    pb.KVClient
 	every time.Duration
 	size  int
@@ -78,13 +89,13 @@ type offered struct {
 	failed bool
 }
 
-// offer starts the load; stop ends it and waits for its puts.
-func offer(ctx context.Context, client string, rate, size int, seed uint64) (l *load, stop func() error, err error) {
+// Offer starts the load; stop ends it and waits for its puts.
+func Offer(ctx context.Context, client string, puts Puts) (l *Load, stop func() error, err error) {
 	conn, err := netsec.Dial(client, netsec.Files{})
 	if err != nil {
 		return nil, nil, err
 	}
-	l = &load{kv: pb.NewKVClient(conn), every: time.Second / time.Duration(rate), size: size, seed: seed}
+	l = &Load{kv: pb.NewKVClient(conn), every: time.Second / time.Duration(puts.Rate), size: puts.ValueSize, seed: puts.Seed}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { l.pace(ctx, &wg) })
@@ -96,11 +107,11 @@ func offer(ctx context.Context, client string, rate, size int, seed uint64) (l *
 }
 
 // pace offers each put when it is due; its own goroutine.
-func (l *load) pace(ctx context.Context, wg *sync.WaitGroup) {
+func (l *Load) pace(ctx context.Context, wg *sync.WaitGroup) {
 	start := time.Now()
 	for n := 0; ; n++ {
 		due := start.Add(time.Duration(n) * l.every)
-		if pause(ctx, time.Until(due)) != nil {
+		if Pause(ctx, time.Until(due)) != nil {
 			return
 		}
 		p := &offered{due: due}
@@ -111,7 +122,7 @@ func (l *load) pace(ctx context.Context, wg *sync.WaitGroup) {
 	}
 }
 
-func (l *load) put(ctx context.Context, p *offered, n int) {
+func (l *Load) put(ctx context.Context, p *offered, n int) {
 	ctx, cancel := context.WithTimeout(ctx, putPatience)
 	defer cancel()
 	one := batch(l.seed, uint64(n), 1, l.size)[0]
@@ -121,21 +132,21 @@ func (l *load) put(ctx context.Context, p *offered, n int) {
 	p.took, p.failed = max(time.Since(p.due), 1), err != nil
 }
 
-// window gives the latency of the puts that were due in a span of time, once
+// Window gives the latency of the puts that were due in a span of time, once
 // all of them were answered.
-func (l *load) window(ctx context.Context, from, to time.Time) (Latency, error) {
+func (l *Load) Window(ctx context.Context, from, to time.Time) (measure.Latency, error) {
 	for {
 		puts, failed, pending := l.between(from, to)
 		if pending == 0 {
-			return latencyOf(puts, failed), nil
+			return measure.LatencyOf(puts, failed), nil
 		}
-		if err := pause(ctx, 10*time.Millisecond); err != nil {
-			return Latency{}, err
+		if err := Pause(ctx, 10*time.Millisecond); err != nil {
+			return measure.Latency{}, err
 		}
 	}
 }
 
-func (l *load) between(from, to time.Time) (puts []put, failed, pending int) {
+func (l *Load) between(from, to time.Time) (puts []measure.Put, failed, pending int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, p := range l.puts {
@@ -149,13 +160,14 @@ func (l *load) between(from, to time.Time) (puts []put, failed, pending int) {
 			failed++
 			fallthrough
 		default:
-			puts = append(puts, put{p.due.Sub(from), p.took})
+			puts = append(puts, measure.Put{At: p.due.Sub(from), Took: p.took})
 		}
 	}
 	return puts, failed, pending
 }
 
-func pause(ctx context.Context, d time.Duration) error {
+// Pause waits for a time, or until ctx ends.
+func Pause(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

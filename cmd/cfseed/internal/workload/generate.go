@@ -1,4 +1,4 @@
-package bench
+package workload
 
 import (
 	"fmt"
@@ -10,6 +10,9 @@ const MinValueSize = 208
 
 // batchPuts is how many puts one transaction has; etcd allows 128.
 const batchPuts = 100
+
+// KeySize is the size of a key that is loaded, in bytes.
+const KeySize = len("user/000000000000")
 
 // pair is one key and its value.
 type pair struct {
@@ -26,10 +29,12 @@ func batch(seed, number uint64, count, valueSize int) []pair {
 	out := make([]pair, count)
 	for i := range out {
 		id := r.Uint64()
-		out[i] = pair{fmt.Sprintf("user/%012d", number*batchPuts+uint64(i)), value(r, id, valueSize)}
+		out[i] = pair{keyOf(number*batchPuts + uint64(i)), value(r, id, valueSize)}
 	}
 	return out
 }
+
+func keyOf(n uint64) string { return fmt.Sprintf("user/%012d", n) }
 
 // value is a JSON object of exactly size bytes, about as compressible as
 // records about people are.

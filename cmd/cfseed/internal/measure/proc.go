@@ -1,10 +1,8 @@
-package bench
+package measure
 
 import (
-	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 
@@ -20,36 +18,37 @@ type Usage struct {
 // ticks of CPU time are in a second; fixed in Linux's interface.
 const ticks = 100
 
-// meter measures one process from a moment on.
-type meter struct {
+// Meter measures one process from a moment on.
+type Meter struct {
 	pid   int
 	began float64 // CPU seconds used before
 }
 
-// watch begins to measure: the peak of the resident set counts anew.
-func watch(pid int) (meter, error) {
+// Watch begins to measure: the peak of the resident set counts anew.
+func Watch(pid int) (Meter, error) {
 	// Linux: 5 resets the peak.
 	if err := os.WriteFile(procFile(pid, "clear_refs"), []byte("5"), 0); err != nil {
-		return meter{}, fault.New(fault.Internal, "measure process", err).
+		return Meter{}, fault.New(fault.Internal, "measure process", err).
 			WithHint("the benchmark reads /proc, which only Linux has")
 	}
-	cpu, err := cpuSeconds(pid)
-	return meter{pid: pid, began: cpu}, err
+	cpu, err := CPUSeconds(pid)
+	return Meter{pid: pid, began: cpu}, err
 }
 
-// usage is what the process has used since.
-func (m meter) usage() (Usage, error) {
-	cpu, err := cpuSeconds(m.pid)
+// Usage is what the process has used since.
+func (m Meter) Usage() (Usage, error) {
+	cpu, err := CPUSeconds(m.pid)
 	if err != nil {
 		return Usage{}, err
 	}
-	peak, err := peakRSS(m.pid)
+	peak, err := PeakRSS(m.pid)
 	return Usage{CPUSeconds: cpu - m.began, PeakRSS: peak}, err
 }
 
 func procFile(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
 
-func cpuSeconds(pid int) (float64, error) {
+// CPUSeconds is the processor time that a process has used, in seconds.
+func CPUSeconds(pid int) (float64, error) {
 	text, err := os.ReadFile(procFile(pid, "stat"))
 	if err != nil {
 		return 0, fault.New(fault.Internal, "measure process", err)
@@ -72,8 +71,8 @@ func parseStat(text string) (float64, error) {
 	return float64(user+system) / ticks, nil
 }
 
-// busySeconds is the time that all processors of the machine were busy.
-func busySeconds() (float64, error) {
+// BusySeconds is the time that all processors of the machine were busy.
+func BusySeconds() (float64, error) {
 	text, err := os.ReadFile("/proc/stat")
 	if err != nil {
 		return 0, fault.New(fault.Internal, "measure machine", err)
@@ -99,7 +98,9 @@ func parseBusy(text string) (float64, error) {
 	return float64(sum) / ticks, nil
 }
 
-func peakRSS(pid int) (uint64, error) {
+// PeakRSS is the highest resident set of a process, in bytes: since it began,
+// or since Watch.
+func PeakRSS(pid int) (uint64, error) {
 	text, err := os.ReadFile(procFile(pid, "status"))
 	if err != nil {
 		return 0, fault.New(fault.Internal, "measure process", err)
@@ -118,67 +119,4 @@ func parsePeak(text string) (uint64, error) {
 		return 0, fault.New(fault.Internal, "measure process", err)
 	}
 	return kib << 10, nil
-}
-
-// field finds "name: value" in a file of lines; empty when it is not there.
-func field(text, name string) string {
-	for line := range strings.Lines(text) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == name {
-			return strings.TrimSpace(value)
-		}
-	}
-	return ""
-}
-
-// Machine is where the benchmark ran; what could not be found out is empty.
-type Machine struct {
-	Cores       int    `json:"cores"`
-	CPU         string `json:"cpu"`
-	Memory      string `json:"memory"`
-	Kernel      string `json:"kernel"`
-	FileSystem  string `json:"file_system"`
-	Go          string `json:"go"`
-	PageCache   string `json:"page_cache"`
-	LoadAverage string `json:"load_average"` // at the start
-}
-
-func machine(dir string) Machine {
-	return Machine{
-		Cores:       runtime.NumCPU(),
-		CPU:         field(read("/proc/cpuinfo"), "model name"),
-		Memory:      field(read("/proc/meminfo"), "MemTotal"),
-		Kernel:      strings.TrimSpace(read("/proc/sys/kernel/osrelease")),
-		FileSystem:  fileSystem(read("/proc/self/mounts"), dir),
-		Go:          runtime.Version(),
-		PageCache:   "warm for what is read (written or read by the same run before), on both sides",
-		LoadAverage: loadAverage(),
-	}
-}
-
-func read(path string) string {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
-	return string(b)
-}
-
-func loadAverage() string {
-	f := strings.Fields(read("/proc/loadavg"))
-	return strings.Join(f[:min(3, len(f))], " ")
-}
-
-// fileSystem gives type and device of the mount that holds dir.
-func fileSystem(mounts, dir string) string {
-	best, found := "", ""
-	for line := range strings.Lines(mounts) {
-		f := strings.Fields(line)
-		if len(f) < 3 || len(f[1]) < len(best) {
-			continue
-		}
-		if f[1] == "/" || dir == f[1] || strings.HasPrefix(dir, f[1]+"/") {
-			best, found = f[1], fmt.Sprintf("%s on %s", f[2], f[0])
-		}
-	}
-	return found
 }

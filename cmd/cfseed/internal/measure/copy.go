@@ -1,4 +1,4 @@
-package bench
+package measure
 
 import (
 	"errors"
@@ -20,14 +20,14 @@ type Copied struct {
 	Gone    int     `json:"gone"` // files that went while they were to be copied
 }
 
-// copyTree copies a directory file by file, as cp does, and syncs each file and
+// CopyTree copies a directory file by file, as cp does, and syncs each file and
 // directory. Nobody could start from such a copy of a running member: it is
 // what moving the bytes costs.
-func copyTree(from, to string) (c Copied, err error) {
+func CopyTree(from, to string) (c Copied, err error) {
 	began := time.Now()
 	var dirs []string
 	err = filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) {
+		if errors.Is(err, fs.ErrNotExist) && path != from {
 			c.Gone++
 			return nil
 		}
@@ -55,7 +55,7 @@ func copyTree(from, to string) (c Copied, err error) {
 		return err
 	})
 	for _, dir := range slices.Backward(dirs) {
-		err = errors.Join(err, syncDir(dir))
+		err = errors.Join(err, syncOne(dir))
 	}
 	if err != nil {
 		return c, fault.New(fault.Internal, "copy", err).At(from)
@@ -81,8 +81,44 @@ func copyFile(from, to string) (n int64, err error) {
 	return n, errors.Join(err, dst.Close())
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// SyncTree syncs every file and directory of a tree that another program wrote.
+func SyncTree(dir string) error {
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !(d.IsDir() || d.Type().IsRegular()) {
+			return err
+		}
+		return syncOne(path)
+	})
+	if err != nil {
+		return fault.New(fault.Internal, "sync", err).At(dir)
+	}
+	return nil
+}
+
+// LinkTree makes a tree with the same files, by hard links: what is removed from
+// the one stays in the other.
+func LinkTree(from, to string) error {
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(from, path)
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			return os.MkdirAll(filepath.Join(to, rel), 0o750)
+		}
+		return os.Link(path, filepath.Join(to, rel))
+	})
+	if err != nil {
+		return fault.New(fault.Internal, "link", err).At(from)
+	}
+	return nil
+}
+
+func syncOne(path string) error {
+	d, err := os.Open(path)
 	if err != nil {
 		return err
 	}
