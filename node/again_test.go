@@ -42,16 +42,16 @@ func TestMemberRunsAgain(t *testing.T) {
 	}
 	refused := &earlyError{fault.Newf(fault.Reseed, "admit", "too old")}
 	for range 2 {
-		err := n.runMember(gctx, id, func(context.Context) error { return refused })
+		err := n.runMember(gctx, id, company{beside: func(context.Context) error { return refused }})
 		if sole(err) != error(refused) {
 			t.Fatalf("%v", err)
 		}
 	}
 	broken := errors.New("broken")
-	if err := n.runMember(gctx, id, func(context.Context) error { return broken }); !errors.Is(err, broken) {
+	if err := n.runMember(gctx, id, company{beside: func(context.Context) error { return broken }}); !errors.Is(err, broken) {
 		t.Fatalf("%v", err)
 	}
-	g.Go(func() error { return n.runMember(gctx, id, nil) })
+	g.Go(func() error { return n.runMember(gctx, id, company{}) })
 	<-lines
 	health := healthpb.NewHealthClient(connect(t, n.cfg.AdvertiseClient[0]))
 	for {

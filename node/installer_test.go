@@ -50,6 +50,9 @@ func inReceiver(t *testing.T, fn func(r *receiver)) {
 			t.Fatal(err)
 		}
 		m, err := n.openMember(id)
+		if err == nil {
+			err = m.startRaft()
+		}
 		if err != nil {
 			t.Fatal(err)
 		}

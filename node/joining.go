@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
@@ -17,6 +18,7 @@ import (
 	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/node/join"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/raftlog"
 	"github.com/chainfire/cfseed/transfer"
 )
 
@@ -160,7 +162,9 @@ func (n *node) joinAndRun(ctx context.Context, inv *invitation) error {
 		if err != nil {
 			return &earlyError{err}
 		}
-		err = n.runMember(ctx, out.Identity, func(ctx context.Context) error { return n.finishJoin(ctx, j, inv, out) })
+		err = n.runMember(ctx, out.Identity, company{
+			before: func(ctx context.Context, log *raftlog.Log) error { return j.FetchTail(ctx, out, log) },
+			beside: func(ctx context.Context) error { return n.finishJoin(ctx, j, inv, out) }})
 		if early, ok := sole(err).(*earlyError); again || !ok || !join.TooOld(early.err) {
 			return err
 		}
@@ -225,7 +229,8 @@ func resultOf(out *join.Outcome, j *join.Newcomer, st *chainfirev1.JoinStatusRes
 	result := &chainfirev1.MemberAddResult{MemberId: id.MemberID, Name: st.GetMember().GetName(), Role: st.GetMember().GetRole(),
 		ClusterId: id.Cluster.ID, Position: join.PositionOf(id.Seed.Position), Phases: j.Phases(),
 		BytesWire: proto.Uint64(out.Result.BytesWire), EntriesAfterAdd: proto.Uint64(res.GetEntriesAfterAdd()),
-		EntriesSent: st.EntriesSent, RaftSnapshotsSent: st.RaftSnapshotsSent}
+		EntriesSent: st.EntriesSent, RaftSnapshotsSent: st.RaftSnapshotsSent, TailEntries: proto.Uint64(j.TailEntries()),
+		SourceId: out.Result.Meta.SourceID}
 	if out.Result.BytesTotal > 0 { // else it came earlier and nothing tells its size any more
 		result.BytesTotal, result.BytesReused = proto.Uint64(out.Result.BytesTotal), proto.Uint64(out.Result.BytesReused)
 	}
@@ -252,6 +257,10 @@ func (n *node) joinConfig(inv *invitation) join.Config {
 		Learner: inv.learner, Reserved: inv.reserved, Cluster: inv.cluster, Dial: dialer(files), DialSeed: seedDialer(files),
 		Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		LeaseTTL: n.cfg.LeaseTTL, LeaseBytes: n.cfg.LeaseBytes, IdleTimeout: defaultIdleTimeout, Logger: n.logger}
+	cfg.SourceURLs = (*chainfirev1.Member).GetPeerUrls
+	if inv.clients {
+		cfg.SourceURLs = (*chainfirev1.Member).GetClientUrls
+	}
 	if inv.rateLimit > 0 {
 		cfg.RateLimit = inv.rateLimit
 	}
@@ -267,11 +276,29 @@ func (n *node) joinConfig(inv *invitation) join.Config {
 			inv.say(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Phase{Phase: &chainfirev1.PhaseStarted{Name: phase}}})
 		}
 	}
-	cfg.Moved = func(p transfer.Progress) {
-		if inv.say != nil {
-			inv.say(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Transfer{Transfer: &chainfirev1.TransferProgress{
-				BytesDone: uint64(p.BytesDone), BytesTotal: uint64(p.BytesTotal), BytesWire: uint64(p.BytesWire), BytesPerSecond: p.Rate}}})
-		}
+	if inv.say != nil {
+		cfg.Moved, cfg.Foreseen = tellers(inv.say)
 	}
 	return cfg
+}
+
+// tellers pass on how far a seed is, and with each the last forecast: of reports
+// in a row a slow follower hears the last one only.
+func tellers(say func(*chainfirev1.MemberAddResponse)) (moved func(transfer.Progress), foreseen func(*chainfirev1.Forecast)) {
+	var mu sync.Mutex
+	told := &chainfirev1.TransferProgress{}
+	tell := func(change func()) {
+		mu.Lock()
+		change()
+		report := proto.CloneOf(told)
+		mu.Unlock()
+		say(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Transfer{Transfer: report}})
+	}
+	moved = func(p transfer.Progress) {
+		tell(func() {
+			told.BytesDone, told.BytesTotal, told.BytesWire, told.BytesPerSecond = p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate
+		})
+	}
+	foreseen = func(f *chainfirev1.Forecast) { tell(func() { told.Forecast = f }) }
+	return moved, foreseen
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/store"
 	"github.com/chainfire/cfseed/node/peer"
@@ -38,18 +39,29 @@ type member struct {
 	leader     *leaderWatch
 	stranded   *stranded
 	installer  *installer
-	fatal      chan error // one slot: corruption found by the storage engine
+	boot       ident.Nonce // of this run of the process
+	fatal      chan error  // one slot: corruption found by the storage engine
 }
 
-// runMember runs the member until ctx ends. beside, if any, runs next to it
-// (the end of a join); its failure ends the member.
-func (n *node) runMember(ctx context.Context, id datadir.Identity, beside func(context.Context) error) (err error) {
+// company is what a join does around the life of its member; either may be nil.
+type company struct {
+	before func(context.Context, *raftlog.Log) error // Raft starts; it may fill the log
+	beside func(context.Context) error               // next to the member, which a failure ends
+}
+
+// runMember runs the member until ctx ends.
+func (n *node) runMember(ctx context.Context, id datadir.Identity, with company) (err error) {
 	m, err := n.openMember(id)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, m.close()) }()
-	return m.run(ctx, beside)
+	if with.before != nil {
+		if err := with.before(ctx, m.log); err != nil {
+			return err
+		}
+	}
+	return m.run(ctx, with.beside)
 }
 
 // openMember opens the stores of a complete directory and checks one against
@@ -131,11 +143,10 @@ func (m *member) corrupt(err error) {
 }
 
 // assemble wires the parts; nothing runs yet.
-func (m *member) assemble() error {
+func (m *member) assemble() (err error) {
 	n := m.n
 	id := m.identity.get()
-	boot, err := newNonce(n.cfg.Rand)
-	if err != nil {
+	if m.boot, err = newNonce(n.cfg.Rand); err != nil {
 		return err
 	}
 	m.leader = newLeaderWatch()
@@ -161,7 +172,7 @@ func (m *member) assemble() error {
 	if n.fronts.reachable {
 		peerURLs = n.cfg.AdvertisePeer
 	}
-	handler := &peers{self: m.identity, boot: boot, name: n.cfg.Name, peerURLs: peerURLs, clientURL: n.cfg.AdvertiseClient,
+	handler := &peers{self: m.identity, boot: m.boot, name: n.cfg.Name, peerURLs: peerURLs, clientURL: n.cfg.AdvertiseClient,
 		state: m.state, core: m.core, installer: m.installer, learned: m.membership.learned}
 	if m.transport, err = peer.New(peer.Config{Self: handler.hello, Check: handler.check, Handler: handler, Dial: n.dialPeer,
 		SnapshotInfo: m.seeds.raftSnapshotInfo, Refused: m.refused, Registry: n.registry, Logger: n.logger,
@@ -182,10 +193,15 @@ func (m *member) assemble() error {
 	ms.identity, ms.state, ms.core, ms.transport, ms.logger = m.identity, m.state, m.core, m.transport, n.logger
 	ms.name, ms.peerURLs, ms.clientURL, ms.farewell = n.cfg.Name, peerURLs, n.cfg.AdvertiseClient, n.cfg.Election
 	ms.listens = n.cfg.AdvertisePeer // which are those listened on where peerURLs is empty
-	m.core.replica, err = replica.New(replica.Config{ID: id.MemberID, ElectionTicks: n.cfg.ticks(), HeartbeatTicks: 1,
-		Seed: binary.LittleEndian.Uint64(boot[8:]), Boot: binary.LittleEndian.Uint32(boot[:4]),
+	return nil
+}
+
+// startRaft makes Raft from what the log and the state hold now.
+func (m *member) startRaft() (err error) {
+	m.core.replica, err = replica.New(replica.Config{ID: m.identity.get().MemberID, ElectionTicks: m.n.cfg.ticks(), HeartbeatTicks: 1,
+		Seed: binary.LittleEndian.Uint64(m.boot[8:]), Boot: binary.LittleEndian.Uint32(m.boot[:4]),
 		Storage: m.log.Storage(m.confState, m.seeds.raftSnapshot), Applied: m.state.machine().Applied().Index,
-		Limits: raftloop.Limits{}, Logger: raftLogger{n.logger}})
+		Limits: raftloop.Limits{}, Logger: raftLogger{m.n.logger}})
 	return err
 }
 
@@ -213,6 +229,9 @@ func (m *member) refused(_ uint64, err error) {
 
 // run starts everything and waits for its end.
 func (m *member) run(ctx context.Context, beside func(context.Context) error) error {
+	if err := m.startRaft(); err != nil {
+		return err
+	}
 	srv, err := m.services()
 	if err != nil {
 		return err
@@ -296,49 +315,6 @@ func (m *member) announce(ctx context.Context, beside func(context.Context) erro
 	}
 	m.n.cfg.Ready(readyLine(m.n.cfg.AdvertiseClient, m.n.cfg.AdvertisePeer, m.identity.get().MemberID))
 	return nil
-}
-
-// flushEvery bounds the age of applied entries that only the Raft log holds
-// durably, and with that the log replayed after a crash.
-const flushEvery = 30 * time.Second
-
-// flusher makes the applied state durable by age and by log bytes, and tells
-// the driver how far it is, which truncation waits for (S5).
-func (m *member) flusher(ctx context.Context) error {
-	const look, most = time.Second, 64 << 20
-	ticker := time.NewTicker(look)
-	defer ticker.Stop()
-	last := time.Now()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
-		}
-		err := m.state.read(func(s *state.Machine) error {
-			durable, err := s.Store().DurablePosition()
-			if err != nil {
-				return err
-			}
-			behind := durable.Index < s.Applied().Index
-			if behind && (time.Since(last) > flushEvery || m.log.BytesAfter(durable.Index) > most) {
-				last = time.Now()
-				if err := s.Store().Flush(); err != nil {
-					return err
-				}
-				if durable, err = s.Store().DurablePosition(); err != nil {
-					return err
-				}
-			} else if !behind {
-				last = time.Now()
-			}
-			m.driver.setDurable(durable.Index)
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
 }
 
 // handOver gives leadership away before a clean stop, so that writes go on

@@ -91,6 +91,9 @@ func (s *seated) run() {
 		s.t.Fatal(err)
 	}
 	m := s.member
+	if err := m.startRaft(); err != nil {
+		s.t.Fatal(err)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	open, shut := context.WithCancel(context.Background())
 	g := errgroup.Group{}

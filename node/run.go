@@ -102,7 +102,7 @@ func (n *node) live(ctx context.Context, class datadir.Class) error {
 			return err
 		}
 		if id.Seed == nil || id.Seed.Joined {
-			return n.runMember(ctx, id, nil)
+			return n.runMember(ctx, id, company{})
 		}
 	}
 	switch {
@@ -124,7 +124,7 @@ func (n *node) live(ctx context.Context, class datadir.Class) error {
 	if err != nil {
 		return err
 	}
-	return n.runMember(ctx, id, nil)
+	return n.runMember(ctx, id, company{})
 }
 
 // checkDirectory refuses a directory that is not where it was (S4).

@@ -52,7 +52,7 @@ func newSeeds(m *member) (*seeds, error) {
 	s := &seeds{self: m.identity.get().MemberID, ttl: n.cfg.LeaseTTL, cap: n.cfg.LeaseBytes, core: m.core, log: m.log,
 		state: m.state, library: library, served: map[uint64]servedSeed{}, pace: transfer.NewPace(), shareMax: n.cfg.LeaseBytes / 16}
 	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
-	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s,
+	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s, Tails: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
 		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter, Pace: s.pace})
 	if err != nil {
@@ -235,6 +235,21 @@ func (s *seeds) DigestAt(_ context.Context, index uint64) (uint64, [16]byte, int
 			WithHint("ask for an index among the last 65536 applied since the start of this member")
 	}
 	return index, d, m.Revision(), nil
+}
+
+// Tail gives what this member has applied after a position (S4), straight from
+// its log, and how much of its room a lease has used.
+func (s *seeds) Tail(_ context.Context, lease uint64, after ident.Position, maxBytes uint64) (transfer.Tail, error) {
+	m := s.state.machine()
+	t := transfer.Tail{Applied: m.Applied(), BytesAfter: s.log.BytesAfter(after.Index)}
+	for _, l := range m.SeedLeases() {
+		if lease != 0 && l.GetId() == lease {
+			t.LeaseBytes, t.LeaseCap = s.log.BytesAfter(l.GetHold()), l.GetCapBytes()
+		}
+	}
+	var err error
+	t.Entries, err = s.log.Tail(after, t.Applied.Index, maxBytes)
+	return t, err
 }
 
 func (s *seeds) progress() []clusterapi.SeedProgress {

@@ -22,6 +22,7 @@ type Config struct {
 	Leases     LeaseKeeper
 	Seeds      Provider
 	Digests    DigestReader // nil: DigestAt is refused
+	Tails      TailReader   // nil: GetTail is refused
 	Dial       DialFunc     // to waiting targets; nil: TransferSnapshot is refused
 
 	Cluster    func() ident.Cluster // of this member; the nonce may become known

@@ -167,18 +167,21 @@ func (m *fakeMember) MemberAdd(req *chainfirev1.MemberAddRequest, stream grpc.Se
 	}
 	for _, done := range []uint64{0, 512, 1024} {
 		_ = stream.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Transfer{
-			Transfer: &chainfirev1.TransferProgress{BytesDone: done, BytesTotal: 1024, BytesWire: done / 2, BytesPerSecond: 2048}}})
+			Transfer: &chainfirev1.TransferProgress{BytesDone: done, BytesTotal: 1024, BytesWire: done / 2, BytesPerSecond: 2048,
+				Forecast: &chainfirev1.Forecast{Converges: done != 512, Seconds: 40.5, EntriesBehind: 3100, WrittenBytesPerSecond: 8 << 20,
+					FetchedBytesPerSecond: 6 << 20, NeededBytesPerSecond: 12 << 20, LeaseBytesNeeded: 2 << 30}}}})
 	}
 	phase("promote")
 	result := &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: req.GetName(), Role: "voter", Position: &entryv1.Position{Term: 2, Index: 90},
 		Phases:    []*chainfirev1.Phase{{Name: "reserve", Seconds: 0.5}, {Name: "seed", Seconds: 1.25}},
 		BytesWire: proto.Uint64(512), BytesReused: proto.Uint64(0), EntriesAfterAdd: proto.Uint64(3), RaftSnapshotsSent: proto.Uint64(0),
-		ClusterId: 0xc1, BytesTotal: proto.Uint64(1024), EntriesSent: proto.Uint64(5)}
+		ClusterId: 0xc1, BytesTotal: proto.Uint64(1024), EntriesSent: proto.Uint64(5),
+		TailEntries: proto.Uint64(20), SourceId: 0xe5}
 	switch name := req.GetName(); {
 	case name == "here":
 		result = &chainfirev1.MemberAddResult{MemberId: 0xd4, Name: name, Role: "voter", ClusterId: 0xc1, AlreadyMember: true}
 	case name == "orphan": // whoever sent it anything is gone
-		result.RaftSnapshotsSent, result.EntriesSent = nil, nil
+		result.RaftSnapshotsSent, result.EntriesSent, result.SourceId = nil, nil, 0
 	}
 	if req.GetLearner() {
 		result.Role = "learner"

@@ -104,6 +104,7 @@ func followMemberAdd(stream grpc.ServerStreamingClient[chainfirev1.MemberAddResp
 				beat()
 			}
 			progress.Transfer(t.GetBytesDone(), t.GetBytesTotal(), t.GetBytesWire(), t.GetBytesPerSecond())
+			progress.Forecast(t.GetForecast())
 		case *chainfirev1.MemberAddResponse_Result:
 			return event.Result, nil
 		}
@@ -120,8 +121,9 @@ func writeMemberAdd(w io.Writer, r output.MemberAdd, noSeed bool) {
 		return
 	}
 	fmt.Fprintf(w, "member %s %s is a %s, seeded at %s\n", r.MemberID, r.Name, r.Role, r.Position)
-	fmt.Fprintf(w, "%s on the wire, %s reused, %s entries after it was added, %s Raft snapshots\n",
-		output.Bytes(r.BytesWire), output.Bytes(r.BytesReused), output.Count(r.EntriesAfterAdd), output.Count(r.RaftSnapshotsSent))
+	fmt.Fprintf(w, "%s on the wire, %s reused, %s entries fetched before and %s after it was added, %s Raft snapshots\n",
+		output.Bytes(r.BytesWire), output.Bytes(r.BytesReused), output.Count(r.TailEntries), output.Count(r.EntriesAfterAdd),
+		output.Count(r.RaftSnapshotsSent))
 	var phases []string
 	for _, p := range r.Phases {
 		phases = append(phases, fmt.Sprintf("%s %.2fs", p.Name, p.Seconds))

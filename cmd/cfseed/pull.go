@@ -64,7 +64,8 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 		Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")), Compression: compression,
 		IdleTimeout: c.Duration("timeout"), LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"),
 		Logger: s.Log, Started: progress.Phase,
-		Moved: func(p transfer.Progress) { progress.Transfer(p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate) },
+		Moved:    func(p transfer.Progress) { progress.Transfer(p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate) },
+		Foreseen: progress.Forecast,
 	}}
 	if join.IsDirectory(vfs.Default, c.String("from")) {
 		cfg.Donor = c.String("from")

@@ -24,11 +24,15 @@ func (s *Service) Reserve(ctx context.Context, req *chainfirev1.ReserveRequest) 
 	if err != nil {
 		return nil, err
 	}
+	sources, err := s.sources(ctx)
+	if err != nil {
+		return nil, err
+	}
 	c := s.b.State().Cluster()
 	return &chainfirev1.ReserveResponse{ClusterId: c.GetClusterId(), GenesisNonce: c.GetGenesisNonce(),
 		MemberId:      rec.GetId(),
 		AlreadyMember: rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER,
-		Members:       live(s.b.State().Members())}, nil
+		Members:       live(s.b.State().Members()), Sources: sources}, nil
 }
 
 func (s *Service) reserve(ctx context.Context, body *entryv1.ReserveMember) (*entryv1.MemberRecord, error) {

@@ -82,6 +82,9 @@ func Test3NodeLeaderElectionWithJoin(t *testing.T) {
 			t.Errorf("phases %s", got)
 		}
 		c.checkSent(n, r, before)
+		if source := r.Str("source_id"); (source == c.Leader().ID) != (name == "n2") {
+			t.Errorf("%s was seeded from %s: a follower is to serve where there is one", name, source)
+		}
 		w.AwaitMore(100)
 	}
 	w.Use()
@@ -126,9 +129,13 @@ func (c *Cluster) checkSent(n *Node, r Result, applied float64) {
 	c.t.Helper()
 	snapshots, sent, again := c.sentBy(snapshotsSent, n), c.sentBy(entriesSent, n), c.sentBy(entriesResent, n)
 	last := c.MustAsk("status").Num("last_index")
-	position, needed, said := r.Num("position", "index"), r.Num("entries_after_add"), r.Num("entries_sent")
-	c.t.Logf("%s: seeded at %v, needed %v entries then; %v sent by the end of the join, %v by now, %v of them again; the log ends at %v, ended at %v before",
-		n.Name, position, needed, said, sent, again, last, applied)
+	position, fetched := r.Num("position", "index"), r.Num("tail_entries")
+	needed, said := r.Num("entries_after_add"), r.Num("entries_sent")
+	c.t.Logf("%s: seeded at %v, fetched %v entries, needed %v then; %v sent by the end of the join, %v by now, %v of them again; the log ends at %v, ended at %v before",
+		n.Name, position, fetched, needed, said, sent, again, last, applied)
+	if fetched < 0 || position+fetched+needed > last {
+		c.t.Errorf("%s: seeded at %v, %v entries fetched, %v needed: more than the log's %v", n.Name, position, fetched, needed, last)
+	}
 	if told := r.Num("raft_snapshots_sent"); told != snapshots || snapshots != 0 {
 		c.t.Errorf("%s: %v Raft snapshots sent, %v told", n.Name, snapshots, told)
 	}
@@ -138,8 +145,8 @@ func (c *Cluster) checkSent(n *Node, r Result, applied float64) {
 	if said < needed || said > sent {
 		c.t.Errorf("%s needed %v entries; %v sent, says member add, %v, say the metrics", n.Name, needed, said, sent)
 	}
-	if tail := last - position; sent-again > tail {
-		c.t.Errorf("%v entries sent to %s, %v of them again; there are %v after its seed", sent, n.Name, again, tail)
+	if tail := last - position - fetched; sent-again > tail {
+		c.t.Errorf("%v entries sent to %s, %v of them again; there are %v after what it fetched", sent, n.Name, again, tail)
 	}
 }
 

@@ -4,12 +4,14 @@
 //	reserve   the cluster lists the newcomer and gives it an ID
 //	seed      a snapshot of a running member is streamed into staging/
 //	verify    all of it is read back, then installed; identity commits it
-//	admit     the ID is bound to the directory, the ticket checked, the learner added
+//	admit     the ID is bound to the directory, what was written meanwhile fetched,
+//	          the ticket checked, the learner added
 //	catch_up  the leader's log closes the gap
 //	promote   the learner becomes a voter (unless it stays a learner)
 //
 // Prepare runs the first three and needs no Raft; Bind comes before the node's
-// Raft first starts, Admit and CatchUp after (safety rules S1, S4 and S6 of
+// Raft first starts, as does FetchTail, which brings the entries written since
+// the seed; Admit and CatchUp come after (safety rules S1, S4 and S6 of
 // ARCHITECTURE.md). Every phase may be run again: the reservation is found by
 // name and directory nonce, the stage resumes, and an admission that went
 // through answers as it did the first time. A seed that came earlier and is too
@@ -61,6 +63,9 @@ type Config struct {
 	Reserved  uint64        // reservation made for us; 0 = make one
 	Cluster   ident.Cluster // zero = whatever cluster answers
 	Base      string        // data directory of a former member whose files may be used; "" = none
+	// SourceURLs are the addresses at which the newcomer reaches a member, so that
+	// the cluster may say which one it seeds from; nil = from Endpoints, as ordered.
+	SourceURLs func(m *chainfirev1.Member) []string
 
 	Dial        Dialer
 	DialSeed    transfer.DialFunc
@@ -74,7 +79,10 @@ type Config struct {
 	Logger  *slog.Logger
 	Started func(phase string)        // also, now and then, while a phase lasts; may be nil
 	Moved   func(p transfer.Progress) // may be nil
-	Now     func() time.Time
+	// Foreseen hears, while the seed is fetched, how that will end; from another
+	// goroutine than Moved; may be nil.
+	Foreseen func(*chainfirev1.Forecast)
+	Now      func() time.Time
 }
 
 // Outcome is what Prepare achieved.
@@ -95,6 +103,9 @@ type Newcomer struct {
 	current string
 	stale   [32]byte // root of the seed that the cluster found too old
 	letGo   func()   // ends the renewal of the seed's lease; nil: none is renewed
+
+	tailEnd     ident.Position // of the log, with what was fetched after the seed; zero: as the seed left it
+	tailEntries uint64
 }
 
 // New returns a newcomer; nothing happens before Prepare.
@@ -248,6 +259,9 @@ func (n *Newcomer) Admit(ctx context.Context, id datadir.Identity) (*chainfirev1
 		return nil, fault.Newf(fault.Internal, "admit", "a directory without a seed has no ticket")
 	}
 	req := &chainfirev1.AdmitRequest{Ticket: ticketOf(id)}
+	if n.tailEnd.Index > id.Seed.Position.Index { // that is what the log has to fit
+		req.Ticket.Position = PositionOf(n.tailEnd)
+	}
 	var res *chainfirev1.AdmitResponse
 	queued := true
 	var err error

@@ -38,6 +38,10 @@ type cluster struct {
 	reserve  *chainfirev1.ReserveResponse
 	asked    *chainfirev1.ReserveRequest
 	ticket   *chainfirev1.JoinTicket
+
+	tails     []*chainfirev1.GetTailResponse // one a call; the last stays
+	tail      func(*chainfirev1.GetTailRequest) (*chainfirev1.GetTailResponse, error)
+	tailAsked []*chainfirev1.GetTailRequest
 }
 
 func next[T any](list *[]T) T {
@@ -91,6 +95,33 @@ func (c *cluster) RenewLease(context.Context, *chainfirev1.RenewLeaseRequest) (*
 	default:
 	}
 	return &chainfirev1.RenewLeaseResponse{TtlMs: 30}, rpcfault.ToStatus(c.renewErr)
+}
+
+func (c *cluster) GetTail(_ context.Context, req *chainfirev1.GetTailRequest) (*chainfirev1.GetTailResponse, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tailAsked = append(c.tailAsked, req)
+	switch {
+	case c.tail != nil:
+		res, err := c.tail(req)
+		return res, rpcfault.ToStatus(err)
+	case len(c.tails) > 0:
+		return next(&c.tails), nil
+	}
+	return nil, rpcfault.ToStatus(fault.Newf(fault.Unreachable, "get tail", "not now"))
+}
+
+// firstTail is the first request for a tail.
+func (c *cluster) firstTail() *chainfirev1.GetTailRequest {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.tailAsked[0]
+}
+
+func (c *cluster) tailCalls() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.tailAsked)
 }
 
 // serve answers until the test ends, and gives the way there.

@@ -81,11 +81,17 @@ func ticketOf(id datadir.Identity) *chainfirev1.JoinTicket {
 func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (*Outcome, error) {
 	n.startPhase(PhaseSeed)
 	var stage *snapshot.Stage
+	ahead := &forecaster{n: n}
+	stop := ahead.start(ctx)
 	result, err := transfer.Pull(ctx, transfer.PullConfig{
-		Endpoints: n.cfg.Endpoints, Dial: n.cfg.DialSeed, Cluster: n.cfg.Cluster,
+		Endpoints: n.sources(res), Dial: n.cfg.DialSeed, Cluster: n.cfg.Cluster,
 		MemberID: res.GetMemberId(), Target: n.cfg.Name, TTL: n.cfg.LeaseTTL, CapBytes: n.cfg.LeaseBytes,
 		WantRoot: stagedRoot(n.cfg.Dir), Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
-		IdleTimeout: n.cfg.IdleTimeout, Progress: n.cfg.Moved, Notify: n.notify, Logger: n.cfg.Logger,
+		IdleTimeout: n.cfg.IdleTimeout, Progress: ahead.progress, Logger: n.cfg.Logger,
+		Notify: func(ev transfer.Event) {
+			ahead.opened(ev)
+			n.notify(ev)
+		},
 		OpenStage: func(manifest []byte) (transfer.Stage, error) {
 			s, err := openStage(ctx, n.cfg, manifest)
 			if err != nil {
@@ -94,6 +100,7 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 			stage = s
 			return Staged{s}, nil
 		}})
+	stop()
 	if err != nil {
 		return nil, err
 	}
@@ -109,6 +116,20 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 	}
 	n.finishPhase()
 	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Reserved: res}, nil
+}
+
+// sources lists where the seed may come from, best first: what the cluster says,
+// then the endpoints that were given.
+func (n *Newcomer) sources(res *chainfirev1.ReserveResponse) []string {
+	var out []string
+	for _, id := range res.GetSources() {
+		for _, m := range res.GetMembers() {
+			if m.GetId() == id && n.cfg.SourceURLs != nil {
+				out = append(out, n.cfg.SourceURLs(m)...)
+			}
+		}
+	}
+	return append(out, n.cfg.Endpoints...) // one that stands twice is tried once
 }
 
 // openStage opens the stage of a seed and takes from the base what it has of it.

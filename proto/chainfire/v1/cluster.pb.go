@@ -365,6 +365,7 @@ type TransferProgress struct {
 	BytesTotal     uint64                 `protobuf:"varint,2,opt,name=bytes_total,json=bytesTotal,proto3" json:"bytes_total,omitempty"`
 	BytesWire      uint64                 `protobuf:"varint,3,opt,name=bytes_wire,json=bytesWire,proto3" json:"bytes_wire,omitempty"`
 	BytesPerSecond float64                `protobuf:"fixed64,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	Forecast       *Forecast              `protobuf:"bytes,5,opt,name=forecast,proto3" json:"forecast,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -427,6 +428,106 @@ func (x *TransferProgress) GetBytesPerSecond() float64 {
 	return 0
 }
 
+func (x *TransferProgress) GetForecast() *Forecast {
+	if x != nil {
+		return x.Forecast
+	}
+	return nil
+}
+
+// Forecast is how a seed under way will end, as far as the newcomer can see.
+type Forecast struct {
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Converges             bool                   `protobuf:"varint,1,opt,name=converges,proto3" json:"converges,omitempty"`
+	Seconds               float64                `protobuf:"fixed64,2,opt,name=seconds,proto3" json:"seconds,omitempty"`                                                              // until its bytes are there
+	EntriesBehind         uint64                 `protobuf:"varint,3,opt,name=entries_behind,json=entriesBehind,proto3" json:"entries_behind,omitempty"`                              // by then, of which most are fetched before the newcomer is added
+	WrittenBytesPerSecond float64                `protobuf:"fixed64,4,opt,name=written_bytes_per_second,json=writtenBytesPerSecond,proto3" json:"written_bytes_per_second,omitempty"` // to the log
+	FetchedBytesPerSecond float64                `protobuf:"fixed64,5,opt,name=fetched_bytes_per_second,json=fetchedBytesPerSecond,proto3" json:"fetched_bytes_per_second,omitempty"`
+	NeededBytesPerSecond  float64                `protobuf:"fixed64,6,opt,name=needed_bytes_per_second,json=neededBytesPerSecond,proto3" json:"needed_bytes_per_second,omitempty"` // at which it would converge
+	LeaseBytesNeeded      uint64                 `protobuf:"varint,7,opt,name=lease_bytes_needed,json=leaseBytesNeeded,proto3" json:"lease_bytes_needed,omitempty"`                // with which it would converge
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *Forecast) Reset() {
+	*x = Forecast{}
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forecast) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forecast) ProtoMessage() {}
+
+func (x *Forecast) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forecast.ProtoReflect.Descriptor instead.
+func (*Forecast) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Forecast) GetConverges() bool {
+	if x != nil {
+		return x.Converges
+	}
+	return false
+}
+
+func (x *Forecast) GetSeconds() float64 {
+	if x != nil {
+		return x.Seconds
+	}
+	return 0
+}
+
+func (x *Forecast) GetEntriesBehind() uint64 {
+	if x != nil {
+		return x.EntriesBehind
+	}
+	return 0
+}
+
+func (x *Forecast) GetWrittenBytesPerSecond() float64 {
+	if x != nil {
+		return x.WrittenBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Forecast) GetFetchedBytesPerSecond() float64 {
+	if x != nil {
+		return x.FetchedBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Forecast) GetNeededBytesPerSecond() float64 {
+	if x != nil {
+		return x.NeededBytesPerSecond
+	}
+	return 0
+}
+
+func (x *Forecast) GetLeaseBytesNeeded() uint64 {
+	if x != nil {
+		return x.LeaseBytesNeeded
+	}
+	return 0
+}
+
 type Phase struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -437,7 +538,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +550,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +563,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Phase) GetName() string {
@@ -495,13 +596,15 @@ type MemberAddResult struct {
 	BytesTotal        *uint64                `protobuf:"varint,11,opt,name=bytes_total,json=bytesTotal,proto3,oneof" json:"bytes_total,omitempty"`
 	AlreadyMember     bool                   `protobuf:"varint,12,opt,name=already_member,json=alreadyMember,proto3" json:"already_member,omitempty"` // it has been one before this call, which knows nothing of how it came in
 	EntriesSent       *uint64                `protobuf:"varint,13,opt,name=entries_sent,json=entriesSent,proto3,oneof" json:"entries_sent,omitempty"` // counted where they are sent, by all members
+	SourceId          uint64                 `protobuf:"varint,14,opt,name=source_id,json=sourceId,proto3" json:"source_id,omitempty"`                // member that the seed came from; 0 = not known, or it was not one
+	TailEntries       *uint64                `protobuf:"varint,15,opt,name=tail_entries,json=tailEntries,proto3,oneof" json:"tail_entries,omitempty"` // fetched after the seed, before the newcomer was added
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *MemberAddResult) Reset() {
 	*x = MemberAddResult{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +616,7 @@ func (x *MemberAddResult) String() string {
 func (*MemberAddResult) ProtoMessage() {}
 
 func (x *MemberAddResult) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +629,7 @@ func (x *MemberAddResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAddResult.ProtoReflect.Descriptor instead.
 func (*MemberAddResult) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MemberAddResult) GetMemberId() uint64 {
@@ -620,6 +723,20 @@ func (x *MemberAddResult) GetEntriesSent() uint64 {
 	return 0
 }
 
+func (x *MemberAddResult) GetSourceId() uint64 {
+	if x != nil {
+		return x.SourceId
+	}
+	return 0
+}
+
+func (x *MemberAddResult) GetTailEntries() uint64 {
+	if x != nil && x.TailEntries != nil {
+		return *x.TailEntries
+	}
+	return 0
+}
+
 type MemberRemoveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -629,7 +746,7 @@ type MemberRemoveRequest struct {
 
 func (x *MemberRemoveRequest) Reset() {
 	*x = MemberRemoveRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -641,7 +758,7 @@ func (x *MemberRemoveRequest) String() string {
 func (*MemberRemoveRequest) ProtoMessage() {}
 
 func (x *MemberRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -654,7 +771,7 @@ func (x *MemberRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRemoveRequest.ProtoReflect.Descriptor instead.
 func (*MemberRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MemberRemoveRequest) GetId() uint64 {
@@ -673,7 +790,7 @@ type MemberRemoveResponse struct {
 
 func (x *MemberRemoveResponse) Reset() {
 	*x = MemberRemoveResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +802,7 @@ func (x *MemberRemoveResponse) String() string {
 func (*MemberRemoveResponse) ProtoMessage() {}
 
 func (x *MemberRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +815,7 @@ func (x *MemberRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRemoveResponse.ProtoReflect.Descriptor instead.
 func (*MemberRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MemberRemoveResponse) GetMembers() []*Member {
@@ -717,7 +834,7 @@ type MemberPromoteRequest struct {
 
 func (x *MemberPromoteRequest) Reset() {
 	*x = MemberPromoteRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +846,7 @@ func (x *MemberPromoteRequest) String() string {
 func (*MemberPromoteRequest) ProtoMessage() {}
 
 func (x *MemberPromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +859,7 @@ func (x *MemberPromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberPromoteRequest.ProtoReflect.Descriptor instead.
 func (*MemberPromoteRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MemberPromoteRequest) GetId() uint64 {
@@ -761,7 +878,7 @@ type MemberPromoteResponse struct {
 
 func (x *MemberPromoteResponse) Reset() {
 	*x = MemberPromoteResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -773,7 +890,7 @@ func (x *MemberPromoteResponse) String() string {
 func (*MemberPromoteResponse) ProtoMessage() {}
 
 func (x *MemberPromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -786,7 +903,7 @@ func (x *MemberPromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberPromoteResponse.ProtoReflect.Descriptor instead.
 func (*MemberPromoteResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MemberPromoteResponse) GetMembers() []*Member {
@@ -806,7 +923,7 @@ type MemberUpdateRequest struct {
 
 func (x *MemberUpdateRequest) Reset() {
 	*x = MemberUpdateRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -818,7 +935,7 @@ func (x *MemberUpdateRequest) String() string {
 func (*MemberUpdateRequest) ProtoMessage() {}
 
 func (x *MemberUpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -831,7 +948,7 @@ func (x *MemberUpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberUpdateRequest.ProtoReflect.Descriptor instead.
 func (*MemberUpdateRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MemberUpdateRequest) GetId() uint64 {
@@ -857,7 +974,7 @@ type MemberUpdateResponse struct {
 
 func (x *MemberUpdateResponse) Reset() {
 	*x = MemberUpdateResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -869,7 +986,7 @@ func (x *MemberUpdateResponse) String() string {
 func (*MemberUpdateResponse) ProtoMessage() {}
 
 func (x *MemberUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -882,7 +999,7 @@ func (x *MemberUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberUpdateResponse.ProtoReflect.Descriptor instead.
 func (*MemberUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MemberUpdateResponse) GetMembers() []*Member {
@@ -901,7 +1018,7 @@ type MemberListRequest struct {
 
 func (x *MemberListRequest) Reset() {
 	*x = MemberListRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1030,7 @@ func (x *MemberListRequest) String() string {
 func (*MemberListRequest) ProtoMessage() {}
 
 func (x *MemberListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1043,7 @@ func (x *MemberListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberListRequest.ProtoReflect.Descriptor instead.
 func (*MemberListRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MemberListRequest) GetLinearizable() bool {
@@ -947,7 +1064,7 @@ type MemberListResponse struct {
 
 func (x *MemberListResponse) Reset() {
 	*x = MemberListResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1076,7 @@ func (x *MemberListResponse) String() string {
 func (*MemberListResponse) ProtoMessage() {}
 
 func (x *MemberListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1089,7 @@ func (x *MemberListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberListResponse.ProtoReflect.Descriptor instead.
 func (*MemberListResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MemberListResponse) GetClusterId() uint64 {
@@ -1006,7 +1123,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1135,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1148,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StatusRequest) GetSelf() bool {
@@ -1067,7 +1184,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1079,7 +1196,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1092,7 +1209,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatusResponse) GetClusterId() uint64 {
@@ -1184,7 +1301,7 @@ type PeerSent struct {
 
 func (x *PeerSent) Reset() {
 	*x = PeerSent{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1313,7 @@ func (x *PeerSent) String() string {
 func (*PeerSent) ProtoMessage() {}
 
 func (x *PeerSent) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1326,7 @@ func (x *PeerSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSent.ProtoReflect.Descriptor instead.
 func (*PeerSent) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PeerSent) GetEntries() uint64 {
@@ -1252,7 +1369,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1381,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1394,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MemberStatus) GetId() uint64 {
@@ -1369,7 +1486,7 @@ type SeedStatus struct {
 
 func (x *SeedStatus) Reset() {
 	*x = SeedStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1498,7 @@ func (x *SeedStatus) String() string {
 func (*SeedStatus) ProtoMessage() {}
 
 func (x *SeedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1511,7 @@ func (x *SeedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedStatus.ProtoReflect.Descriptor instead.
 func (*SeedStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SeedStatus) GetLeaseId() uint64 {
@@ -1440,7 +1557,7 @@ type LeaseStatus struct {
 
 func (x *LeaseStatus) Reset() {
 	*x = LeaseStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1569,7 @@ func (x *LeaseStatus) String() string {
 func (*LeaseStatus) ProtoMessage() {}
 
 func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1582,7 @@ func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseStatus.ProtoReflect.Descriptor instead.
 func (*LeaseStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LeaseStatus) GetId() uint64 {
@@ -1529,7 +1646,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1541,7 +1658,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1554,7 +1671,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ReserveRequest) GetName() string {
@@ -1592,13 +1709,14 @@ type ReserveResponse struct {
 	MemberId      uint64                 `protobuf:"varint,3,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
 	AlreadyMember bool                   `protobuf:"varint,4,opt,name=already_member,json=alreadyMember,proto3" json:"already_member,omitempty"` // a retry of a join that went through
 	Members       []*Member              `protobuf:"bytes,5,rep,name=members,proto3" json:"members,omitempty"`
+	Sources       []uint64               `protobuf:"varint,6,rep,packed,name=sources,proto3" json:"sources,omitempty"` // members to seed from, best first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1610,7 +1728,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1623,7 +1741,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReserveResponse) GetClusterId() uint64 {
@@ -1661,6 +1779,13 @@ func (x *ReserveResponse) GetMembers() []*Member {
 	return nil
 }
 
+func (x *ReserveResponse) GetSources() []uint64 {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
 type BindRequest struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId      uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1673,7 +1798,7 @@ type BindRequest struct {
 
 func (x *BindRequest) Reset() {
 	*x = BindRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1685,7 +1810,7 @@ func (x *BindRequest) String() string {
 func (*BindRequest) ProtoMessage() {}
 
 func (x *BindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1698,7 +1823,7 @@ func (x *BindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRequest.ProtoReflect.Descriptor instead.
 func (*BindRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *BindRequest) GetClusterId() uint64 {
@@ -1737,7 +1862,7 @@ type BindResponse struct {
 
 func (x *BindResponse) Reset() {
 	*x = BindResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1749,7 +1874,7 @@ func (x *BindResponse) String() string {
 func (*BindResponse) ProtoMessage() {}
 
 func (x *BindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1762,7 +1887,7 @@ func (x *BindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindResponse.ProtoReflect.Descriptor instead.
 func (*BindResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 // JoinTicket is what a seed brings to admission.
@@ -1780,7 +1905,7 @@ type JoinTicket struct {
 
 func (x *JoinTicket) Reset() {
 	*x = JoinTicket{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1792,7 +1917,7 @@ func (x *JoinTicket) String() string {
 func (*JoinTicket) ProtoMessage() {}
 
 func (x *JoinTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1805,7 +1930,7 @@ func (x *JoinTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTicket.ProtoReflect.Descriptor instead.
 func (*JoinTicket) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *JoinTicket) GetClusterId() uint64 {
@@ -1859,7 +1984,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1996,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +2009,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AdmitRequest) GetTicket() *JoinTicket {
@@ -1904,7 +2029,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2041,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2054,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitResponse) GetAddedAt() uint64 {
@@ -1956,7 +2081,7 @@ type JoinStatusRequest struct {
 
 func (x *JoinStatusRequest) Reset() {
 	*x = JoinStatusRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1968,7 +2093,7 @@ func (x *JoinStatusRequest) String() string {
 func (*JoinStatusRequest) ProtoMessage() {}
 
 func (x *JoinStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1981,7 +2106,7 @@ func (x *JoinStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinStatusRequest.ProtoReflect.Descriptor instead.
 func (*JoinStatusRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JoinStatusRequest) GetMemberId() uint64 {
@@ -2013,7 +2138,7 @@ type JoinStatusResponse struct {
 
 func (x *JoinStatusResponse) Reset() {
 	*x = JoinStatusResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2025,7 +2150,7 @@ func (x *JoinStatusResponse) String() string {
 func (*JoinStatusResponse) ProtoMessage() {}
 
 func (x *JoinStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2038,7 +2163,7 @@ func (x *JoinStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinStatusResponse.ProtoReflect.Descriptor instead.
 func (*JoinStatusResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{29}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *JoinStatusResponse) GetMember() *Member {
@@ -2121,7 +2246,7 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x06result\x18\x03 \x01(\v2\x1d.chainfire.v1.MemberAddResultH\x00R\x06resultB\a\n" +
 	"\x05event\"\"\n" +
 	"\fPhaseStarted\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\x9b\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xcf\x01\n" +
 	"\x10TransferProgress\x12\x1d\n" +
 	"\n" +
 	"bytes_done\x18\x01 \x01(\x04R\tbytesDone\x12\x1f\n" +
@@ -2129,10 +2254,19 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"bytesTotal\x12\x1d\n" +
 	"\n" +
 	"bytes_wire\x18\x03 \x01(\x04R\tbytesWire\x12(\n" +
-	"\x10bytes_per_second\x18\x04 \x01(\x01R\x0ebytesPerSecond\"5\n" +
+	"\x10bytes_per_second\x18\x04 \x01(\x01R\x0ebytesPerSecond\x122\n" +
+	"\bforecast\x18\x05 \x01(\v2\x16.chainfire.v1.ForecastR\bforecast\"\xc0\x02\n" +
+	"\bForecast\x12\x1c\n" +
+	"\tconverges\x18\x01 \x01(\bR\tconverges\x12\x18\n" +
+	"\aseconds\x18\x02 \x01(\x01R\aseconds\x12%\n" +
+	"\x0eentries_behind\x18\x03 \x01(\x04R\rentriesBehind\x127\n" +
+	"\x18written_bytes_per_second\x18\x04 \x01(\x01R\x15writtenBytesPerSecond\x127\n" +
+	"\x18fetched_bytes_per_second\x18\x05 \x01(\x01R\x15fetchedBytesPerSecond\x125\n" +
+	"\x17needed_bytes_per_second\x18\x06 \x01(\x01R\x14neededBytesPerSecond\x12,\n" +
+	"\x12lease_bytes_needed\x18\a \x01(\x04R\x10leaseBytesNeeded\"5\n" +
 	"\x05Phase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
-	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\xf2\x04\n" +
+	"\aseconds\x18\x02 \x01(\x01R\aseconds\"\xc8\x05\n" +
 	"\x0fMemberAddResult\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2150,13 +2284,16 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\vbytes_total\x18\v \x01(\x04H\x04R\n" +
 	"bytesTotal\x88\x01\x01\x12%\n" +
 	"\x0ealready_member\x18\f \x01(\bR\ralreadyMember\x12&\n" +
-	"\fentries_sent\x18\r \x01(\x04H\x05R\ventriesSent\x88\x01\x01B\r\n" +
+	"\fentries_sent\x18\r \x01(\x04H\x05R\ventriesSent\x88\x01\x01\x12\x1b\n" +
+	"\tsource_id\x18\x0e \x01(\x04R\bsourceId\x12&\n" +
+	"\ftail_entries\x18\x0f \x01(\x04H\x06R\vtailEntries\x88\x01\x01B\r\n" +
 	"\v_bytes_wireB\x0f\n" +
 	"\r_bytes_reusedB\x14\n" +
 	"\x12_entries_after_addB\x16\n" +
 	"\x14_raft_snapshots_sentB\x0e\n" +
 	"\f_bytes_totalB\x0f\n" +
-	"\r_entries_sent\"%\n" +
+	"\r_entries_sentB\x0f\n" +
+	"\r_tail_entries\"%\n" +
 	"\x13MemberRemoveRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"F\n" +
 	"\x14MemberRemoveResponse\x12.\n" +
@@ -2232,14 +2369,15 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1b\n" +
 	"\tpeer_urls\x18\x02 \x03(\tR\bpeerUrls\x12!\n" +
 	"\fstay_learner\x18\x03 \x01(\bR\vstayLearner\x12'\n" +
-	"\x0fdirectory_nonce\x18\x04 \x01(\fR\x0edirectoryNonce\"\xc9\x01\n" +
+	"\x0fdirectory_nonce\x18\x04 \x01(\fR\x0edirectoryNonce\"\xe3\x01\n" +
 	"\x0fReserveResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
 	"\rgenesis_nonce\x18\x02 \x01(\fR\fgenesisNonce\x12\x1b\n" +
 	"\tmember_id\x18\x03 \x01(\x04R\bmemberId\x12%\n" +
 	"\x0ealready_member\x18\x04 \x01(\bR\ralreadyMember\x12.\n" +
-	"\amembers\x18\x05 \x03(\v2\x14.chainfire.v1.MemberR\amembers\"\x97\x01\n" +
+	"\amembers\x18\x05 \x03(\v2\x14.chainfire.v1.MemberR\amembers\x12\x18\n" +
+	"\asources\x18\x06 \x03(\x04R\asources\"\x97\x01\n" +
 	"\vBindRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
@@ -2302,83 +2440,85 @@ func file_chainfire_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_cluster_proto_rawDescData
 }
 
-var file_chainfire_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_chainfire_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_chainfire_v1_cluster_proto_goTypes = []any{
 	(*Member)(nil),                // 0: chainfire.v1.Member
 	(*MemberAddRequest)(nil),      // 1: chainfire.v1.MemberAddRequest
 	(*MemberAddResponse)(nil),     // 2: chainfire.v1.MemberAddResponse
 	(*PhaseStarted)(nil),          // 3: chainfire.v1.PhaseStarted
 	(*TransferProgress)(nil),      // 4: chainfire.v1.TransferProgress
-	(*Phase)(nil),                 // 5: chainfire.v1.Phase
-	(*MemberAddResult)(nil),       // 6: chainfire.v1.MemberAddResult
-	(*MemberRemoveRequest)(nil),   // 7: chainfire.v1.MemberRemoveRequest
-	(*MemberRemoveResponse)(nil),  // 8: chainfire.v1.MemberRemoveResponse
-	(*MemberPromoteRequest)(nil),  // 9: chainfire.v1.MemberPromoteRequest
-	(*MemberPromoteResponse)(nil), // 10: chainfire.v1.MemberPromoteResponse
-	(*MemberUpdateRequest)(nil),   // 11: chainfire.v1.MemberUpdateRequest
-	(*MemberUpdateResponse)(nil),  // 12: chainfire.v1.MemberUpdateResponse
-	(*MemberListRequest)(nil),     // 13: chainfire.v1.MemberListRequest
-	(*MemberListResponse)(nil),    // 14: chainfire.v1.MemberListResponse
-	(*StatusRequest)(nil),         // 15: chainfire.v1.StatusRequest
-	(*StatusResponse)(nil),        // 16: chainfire.v1.StatusResponse
-	(*PeerSent)(nil),              // 17: chainfire.v1.PeerSent
-	(*MemberStatus)(nil),          // 18: chainfire.v1.MemberStatus
-	(*SeedStatus)(nil),            // 19: chainfire.v1.SeedStatus
-	(*LeaseStatus)(nil),           // 20: chainfire.v1.LeaseStatus
-	(*ReserveRequest)(nil),        // 21: chainfire.v1.ReserveRequest
-	(*ReserveResponse)(nil),       // 22: chainfire.v1.ReserveResponse
-	(*BindRequest)(nil),           // 23: chainfire.v1.BindRequest
-	(*BindResponse)(nil),          // 24: chainfire.v1.BindResponse
-	(*JoinTicket)(nil),            // 25: chainfire.v1.JoinTicket
-	(*AdmitRequest)(nil),          // 26: chainfire.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 27: chainfire.v1.AdmitResponse
-	(*JoinStatusRequest)(nil),     // 28: chainfire.v1.JoinStatusRequest
-	(*JoinStatusResponse)(nil),    // 29: chainfire.v1.JoinStatusResponse
-	(*v1.Position)(nil),           // 30: chainfire.entry.v1.Position
+	(*Forecast)(nil),              // 5: chainfire.v1.Forecast
+	(*Phase)(nil),                 // 6: chainfire.v1.Phase
+	(*MemberAddResult)(nil),       // 7: chainfire.v1.MemberAddResult
+	(*MemberRemoveRequest)(nil),   // 8: chainfire.v1.MemberRemoveRequest
+	(*MemberRemoveResponse)(nil),  // 9: chainfire.v1.MemberRemoveResponse
+	(*MemberPromoteRequest)(nil),  // 10: chainfire.v1.MemberPromoteRequest
+	(*MemberPromoteResponse)(nil), // 11: chainfire.v1.MemberPromoteResponse
+	(*MemberUpdateRequest)(nil),   // 12: chainfire.v1.MemberUpdateRequest
+	(*MemberUpdateResponse)(nil),  // 13: chainfire.v1.MemberUpdateResponse
+	(*MemberListRequest)(nil),     // 14: chainfire.v1.MemberListRequest
+	(*MemberListResponse)(nil),    // 15: chainfire.v1.MemberListResponse
+	(*StatusRequest)(nil),         // 16: chainfire.v1.StatusRequest
+	(*StatusResponse)(nil),        // 17: chainfire.v1.StatusResponse
+	(*PeerSent)(nil),              // 18: chainfire.v1.PeerSent
+	(*MemberStatus)(nil),          // 19: chainfire.v1.MemberStatus
+	(*SeedStatus)(nil),            // 20: chainfire.v1.SeedStatus
+	(*LeaseStatus)(nil),           // 21: chainfire.v1.LeaseStatus
+	(*ReserveRequest)(nil),        // 22: chainfire.v1.ReserveRequest
+	(*ReserveResponse)(nil),       // 23: chainfire.v1.ReserveResponse
+	(*BindRequest)(nil),           // 24: chainfire.v1.BindRequest
+	(*BindResponse)(nil),          // 25: chainfire.v1.BindResponse
+	(*JoinTicket)(nil),            // 26: chainfire.v1.JoinTicket
+	(*AdmitRequest)(nil),          // 27: chainfire.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 28: chainfire.v1.AdmitResponse
+	(*JoinStatusRequest)(nil),     // 29: chainfire.v1.JoinStatusRequest
+	(*JoinStatusResponse)(nil),    // 30: chainfire.v1.JoinStatusResponse
+	(*v1.Position)(nil),           // 31: chainfire.entry.v1.Position
 }
 var file_chainfire_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: chainfire.v1.MemberAddResponse.phase:type_name -> chainfire.v1.PhaseStarted
 	4,  // 1: chainfire.v1.MemberAddResponse.transfer:type_name -> chainfire.v1.TransferProgress
-	6,  // 2: chainfire.v1.MemberAddResponse.result:type_name -> chainfire.v1.MemberAddResult
-	30, // 3: chainfire.v1.MemberAddResult.position:type_name -> chainfire.entry.v1.Position
-	5,  // 4: chainfire.v1.MemberAddResult.phases:type_name -> chainfire.v1.Phase
-	0,  // 5: chainfire.v1.MemberRemoveResponse.members:type_name -> chainfire.v1.Member
-	0,  // 6: chainfire.v1.MemberPromoteResponse.members:type_name -> chainfire.v1.Member
-	0,  // 7: chainfire.v1.MemberUpdateResponse.members:type_name -> chainfire.v1.Member
-	0,  // 8: chainfire.v1.MemberListResponse.members:type_name -> chainfire.v1.Member
-	18, // 9: chainfire.v1.StatusResponse.members:type_name -> chainfire.v1.MemberStatus
-	19, // 10: chainfire.v1.StatusResponse.seeds:type_name -> chainfire.v1.SeedStatus
-	20, // 11: chainfire.v1.StatusResponse.leases:type_name -> chainfire.v1.LeaseStatus
-	17, // 12: chainfire.v1.StatusResponse.sent:type_name -> chainfire.v1.PeerSent
-	0,  // 13: chainfire.v1.ReserveResponse.members:type_name -> chainfire.v1.Member
-	30, // 14: chainfire.v1.JoinTicket.position:type_name -> chainfire.entry.v1.Position
-	25, // 15: chainfire.v1.AdmitRequest.ticket:type_name -> chainfire.v1.JoinTicket
-	0,  // 16: chainfire.v1.JoinStatusResponse.member:type_name -> chainfire.v1.Member
-	1,  // 17: chainfire.v1.Cluster.MemberAdd:input_type -> chainfire.v1.MemberAddRequest
-	7,  // 18: chainfire.v1.Cluster.MemberRemove:input_type -> chainfire.v1.MemberRemoveRequest
-	9,  // 19: chainfire.v1.Cluster.MemberPromote:input_type -> chainfire.v1.MemberPromoteRequest
-	11, // 20: chainfire.v1.Cluster.MemberUpdate:input_type -> chainfire.v1.MemberUpdateRequest
-	13, // 21: chainfire.v1.Cluster.MemberList:input_type -> chainfire.v1.MemberListRequest
-	15, // 22: chainfire.v1.Cluster.Status:input_type -> chainfire.v1.StatusRequest
-	21, // 23: chainfire.v1.Admission.Reserve:input_type -> chainfire.v1.ReserveRequest
-	23, // 24: chainfire.v1.Admission.Bind:input_type -> chainfire.v1.BindRequest
-	26, // 25: chainfire.v1.Admission.Admit:input_type -> chainfire.v1.AdmitRequest
-	28, // 26: chainfire.v1.Admission.JoinStatus:input_type -> chainfire.v1.JoinStatusRequest
-	2,  // 27: chainfire.v1.Cluster.MemberAdd:output_type -> chainfire.v1.MemberAddResponse
-	8,  // 28: chainfire.v1.Cluster.MemberRemove:output_type -> chainfire.v1.MemberRemoveResponse
-	10, // 29: chainfire.v1.Cluster.MemberPromote:output_type -> chainfire.v1.MemberPromoteResponse
-	12, // 30: chainfire.v1.Cluster.MemberUpdate:output_type -> chainfire.v1.MemberUpdateResponse
-	14, // 31: chainfire.v1.Cluster.MemberList:output_type -> chainfire.v1.MemberListResponse
-	16, // 32: chainfire.v1.Cluster.Status:output_type -> chainfire.v1.StatusResponse
-	22, // 33: chainfire.v1.Admission.Reserve:output_type -> chainfire.v1.ReserveResponse
-	24, // 34: chainfire.v1.Admission.Bind:output_type -> chainfire.v1.BindResponse
-	27, // 35: chainfire.v1.Admission.Admit:output_type -> chainfire.v1.AdmitResponse
-	29, // 36: chainfire.v1.Admission.JoinStatus:output_type -> chainfire.v1.JoinStatusResponse
-	27, // [27:37] is the sub-list for method output_type
-	17, // [17:27] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	7,  // 2: chainfire.v1.MemberAddResponse.result:type_name -> chainfire.v1.MemberAddResult
+	5,  // 3: chainfire.v1.TransferProgress.forecast:type_name -> chainfire.v1.Forecast
+	31, // 4: chainfire.v1.MemberAddResult.position:type_name -> chainfire.entry.v1.Position
+	6,  // 5: chainfire.v1.MemberAddResult.phases:type_name -> chainfire.v1.Phase
+	0,  // 6: chainfire.v1.MemberRemoveResponse.members:type_name -> chainfire.v1.Member
+	0,  // 7: chainfire.v1.MemberPromoteResponse.members:type_name -> chainfire.v1.Member
+	0,  // 8: chainfire.v1.MemberUpdateResponse.members:type_name -> chainfire.v1.Member
+	0,  // 9: chainfire.v1.MemberListResponse.members:type_name -> chainfire.v1.Member
+	19, // 10: chainfire.v1.StatusResponse.members:type_name -> chainfire.v1.MemberStatus
+	20, // 11: chainfire.v1.StatusResponse.seeds:type_name -> chainfire.v1.SeedStatus
+	21, // 12: chainfire.v1.StatusResponse.leases:type_name -> chainfire.v1.LeaseStatus
+	18, // 13: chainfire.v1.StatusResponse.sent:type_name -> chainfire.v1.PeerSent
+	0,  // 14: chainfire.v1.ReserveResponse.members:type_name -> chainfire.v1.Member
+	31, // 15: chainfire.v1.JoinTicket.position:type_name -> chainfire.entry.v1.Position
+	26, // 16: chainfire.v1.AdmitRequest.ticket:type_name -> chainfire.v1.JoinTicket
+	0,  // 17: chainfire.v1.JoinStatusResponse.member:type_name -> chainfire.v1.Member
+	1,  // 18: chainfire.v1.Cluster.MemberAdd:input_type -> chainfire.v1.MemberAddRequest
+	8,  // 19: chainfire.v1.Cluster.MemberRemove:input_type -> chainfire.v1.MemberRemoveRequest
+	10, // 20: chainfire.v1.Cluster.MemberPromote:input_type -> chainfire.v1.MemberPromoteRequest
+	12, // 21: chainfire.v1.Cluster.MemberUpdate:input_type -> chainfire.v1.MemberUpdateRequest
+	14, // 22: chainfire.v1.Cluster.MemberList:input_type -> chainfire.v1.MemberListRequest
+	16, // 23: chainfire.v1.Cluster.Status:input_type -> chainfire.v1.StatusRequest
+	22, // 24: chainfire.v1.Admission.Reserve:input_type -> chainfire.v1.ReserveRequest
+	24, // 25: chainfire.v1.Admission.Bind:input_type -> chainfire.v1.BindRequest
+	27, // 26: chainfire.v1.Admission.Admit:input_type -> chainfire.v1.AdmitRequest
+	29, // 27: chainfire.v1.Admission.JoinStatus:input_type -> chainfire.v1.JoinStatusRequest
+	2,  // 28: chainfire.v1.Cluster.MemberAdd:output_type -> chainfire.v1.MemberAddResponse
+	9,  // 29: chainfire.v1.Cluster.MemberRemove:output_type -> chainfire.v1.MemberRemoveResponse
+	11, // 30: chainfire.v1.Cluster.MemberPromote:output_type -> chainfire.v1.MemberPromoteResponse
+	13, // 31: chainfire.v1.Cluster.MemberUpdate:output_type -> chainfire.v1.MemberUpdateResponse
+	15, // 32: chainfire.v1.Cluster.MemberList:output_type -> chainfire.v1.MemberListResponse
+	17, // 33: chainfire.v1.Cluster.Status:output_type -> chainfire.v1.StatusResponse
+	23, // 34: chainfire.v1.Admission.Reserve:output_type -> chainfire.v1.ReserveResponse
+	25, // 35: chainfire.v1.Admission.Bind:output_type -> chainfire.v1.BindResponse
+	28, // 36: chainfire.v1.Admission.Admit:output_type -> chainfire.v1.AdmitResponse
+	30, // 37: chainfire.v1.Admission.JoinStatus:output_type -> chainfire.v1.JoinStatusResponse
+	28, // [28:38] is the sub-list for method output_type
+	18, // [18:28] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_chainfire_v1_cluster_proto_init() }
@@ -2391,15 +2531,15 @@ func file_chainfire_v1_cluster_proto_init() {
 		(*MemberAddResponse_Transfer)(nil),
 		(*MemberAddResponse_Result)(nil),
 	}
-	file_chainfire_v1_cluster_proto_msgTypes[6].OneofWrappers = []any{}
-	file_chainfire_v1_cluster_proto_msgTypes[29].OneofWrappers = []any{}
+	file_chainfire_v1_cluster_proto_msgTypes[7].OneofWrappers = []any{}
+	file_chainfire_v1_cluster_proto_msgTypes[30].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_cluster_proto_rawDesc), len(file_chainfire_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

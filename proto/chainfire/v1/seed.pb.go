@@ -1422,6 +1422,158 @@ func (x *DigestAtResponse) GetRevision() uint64 {
 	return 0
 }
 
+type GetTailRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	GenesisNonce  []byte                 `protobuf:"bytes,2,opt,name=genesis_nonce,json=genesisNonce,proto3" json:"genesis_nonce,omitempty"`
+	LeaseId       uint64                 `protobuf:"varint,3,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"` // of which to tell; 0 = none
+	After         *v1.Position           `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	MaxBytes      uint64                 `protobuf:"varint,5,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"` // of entries; 0 = none of them, only what follows
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTailRequest) Reset() {
+	*x = GetTailRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTailRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTailRequest) ProtoMessage() {}
+
+func (x *GetTailRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTailRequest.ProtoReflect.Descriptor instead.
+func (*GetTailRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *GetTailRequest) GetClusterId() uint64 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *GetTailRequest) GetGenesisNonce() []byte {
+	if x != nil {
+		return x.GenesisNonce
+	}
+	return nil
+}
+
+func (x *GetTailRequest) GetLeaseId() uint64 {
+	if x != nil {
+		return x.LeaseId
+	}
+	return 0
+}
+
+func (x *GetTailRequest) GetAfter() *v1.Position {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *GetTailRequest) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+type GetTailResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       [][]byte               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`                                     // raftpb.Entry, from after.index + 1 on without a gap, at most to applied
+	Applied       *v1.Position           `protobuf:"bytes,2,opt,name=applied,proto3" json:"applied,omitempty"`                                     // of the member that answers, when it began to
+	BytesAfter    uint64                 `protobuf:"varint,3,opt,name=bytes_after,json=bytesAfter,proto3" json:"bytes_after,omitempty"`            // of its log after the position
+	LeaseBytes    uint64                 `protobuf:"varint,4,opt,name=lease_bytes,json=leaseBytes,proto3" json:"lease_bytes,omitempty"`            // of its log since the hold of the lease
+	LeaseCapBytes uint64                 `protobuf:"varint,5,opt,name=lease_cap_bytes,json=leaseCapBytes,proto3" json:"lease_cap_bytes,omitempty"` // at which the lease ends; 0 = the lease has ended, or none was asked of
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetTailResponse) Reset() {
+	*x = GetTailResponse{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetTailResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetTailResponse) ProtoMessage() {}
+
+func (x *GetTailResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetTailResponse.ProtoReflect.Descriptor instead.
+func (*GetTailResponse) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *GetTailResponse) GetEntries() [][]byte {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *GetTailResponse) GetApplied() *v1.Position {
+	if x != nil {
+		return x.Applied
+	}
+	return nil
+}
+
+func (x *GetTailResponse) GetBytesAfter() uint64 {
+	if x != nil {
+		return x.BytesAfter
+	}
+	return 0
+}
+
+func (x *GetTailResponse) GetLeaseBytes() uint64 {
+	if x != nil {
+		return x.LeaseBytes
+	}
+	return 0
+}
+
+func (x *GetTailResponse) GetLeaseCapBytes() uint64 {
+	if x != nil {
+		return x.LeaseCapBytes
+	}
+	return 0
+}
+
 type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1433,7 +1585,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1445,7 +1597,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1458,7 +1610,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{20}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ProbeRequest) GetClusterId() uint64 {
@@ -1495,7 +1647,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1659,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1672,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{21}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ProbeResponse) GetName() string {
@@ -1577,7 +1729,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1741,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1754,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{22}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JoinRequest) GetClusterId() uint64 {
@@ -1695,7 +1847,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +1859,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +1872,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{23}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ReceiveRequest) GetMsg() isReceiveRequest_Msg {
@@ -1776,7 +1928,7 @@ type ReceiveOffer struct {
 
 func (x *ReceiveOffer) Reset() {
 	*x = ReceiveOffer{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1788,7 +1940,7 @@ func (x *ReceiveOffer) String() string {
 func (*ReceiveOffer) ProtoMessage() {}
 
 func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1801,7 +1953,7 @@ func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveOffer.ProtoReflect.Descriptor instead.
 func (*ReceiveOffer) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ReceiveOffer) GetMeta() *SnapshotMeta {
@@ -1846,7 +1998,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +2010,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2023,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReceiveResponse) GetMsg() isReceiveResponse_Msg {
@@ -1939,7 +2091,7 @@ type ReceiveWant struct {
 
 func (x *ReceiveWant) Reset() {
 	*x = ReceiveWant{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1951,7 +2103,7 @@ func (x *ReceiveWant) String() string {
 func (*ReceiveWant) ProtoMessage() {}
 
 func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1964,7 +2116,7 @@ func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveWant.ProtoReflect.Descriptor instead.
 func (*ReceiveWant) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReceiveWant) GetRanges() []*FileRange {
@@ -2090,7 +2242,22 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x10DigestAtResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"q\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xc0\x01\n" +
+	"\x0eGetTailRequest\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
+	"\rgenesis_nonce\x18\x02 \x01(\fR\fgenesisNonce\x12\x19\n" +
+	"\blease_id\x18\x03 \x01(\x04R\aleaseId\x122\n" +
+	"\x05after\x18\x04 \x01(\v2\x1c.chainfire.entry.v1.PositionR\x05after\x12\x1b\n" +
+	"\tmax_bytes\x18\x05 \x01(\x04R\bmaxBytes\"\xcd\x01\n" +
+	"\x0fGetTailResponse\x12\x18\n" +
+	"\aentries\x18\x01 \x03(\fR\aentries\x126\n" +
+	"\aapplied\x18\x02 \x01(\v2\x1c.chainfire.entry.v1.PositionR\aapplied\x12\x1f\n" +
+	"\vbytes_after\x18\x03 \x01(\x04R\n" +
+	"bytesAfter\x12\x1f\n" +
+	"\vlease_bytes\x18\x04 \x01(\x04R\n" +
+	"leaseBytes\x12&\n" +
+	"\x0flease_cap_bytes\x18\x05 \x01(\x04R\rleaseCapBytes\"q\n" +
 	"\fProbeRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
@@ -2136,7 +2303,7 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\v2\x1c.chainfire.v1.TransferResultH\x00R\x04doneB\x05\n" +
 	"\x03msg\">\n" +
 	"\vReceiveWant\x12/\n" +
-	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\xf9\x03\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\xc1\x04\n" +
 	"\x04Seed\x12I\n" +
 	"\bOpenSeed\x12\x1d.chainfire.v1.OpenSeedRequest\x1a\x1e.chainfire.v1.OpenSeedResponse\x12O\n" +
 	"\n" +
@@ -2145,7 +2312,8 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"CloseLease\x12\x1f.chainfire.v1.CloseLeaseRequest\x1a .chainfire.v1.CloseLeaseResponse\x12T\n" +
 	"\vGetSnapshot\x12 .chainfire.v1.GetSnapshotRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x01\x12c\n" +
 	"\x10TransferSnapshot\x12%.chainfire.v1.TransferSnapshotRequest\x1a&.chainfire.v1.TransferSnapshotResponse0\x01\x12I\n" +
-	"\bDigestAt\x12\x1d.chainfire.v1.DigestAtRequest\x1a\x1e.chainfire.v1.DigestAtResponse2\xdb\x01\n" +
+	"\bDigestAt\x12\x1d.chainfire.v1.DigestAtRequest\x1a\x1e.chainfire.v1.DigestAtResponse\x12F\n" +
+	"\aGetTail\x12\x1c.chainfire.v1.GetTailRequest\x1a\x1d.chainfire.v1.GetTailResponse2\xdb\x01\n" +
 	"\x05Await\x12@\n" +
 	"\x05Probe\x12\x1a.chainfire.v1.ProbeRequest\x1a\x1b.chainfire.v1.ProbeResponse\x12D\n" +
 	"\x04Join\x12\x19.chainfire.v1.JoinRequest\x1a\x1f.chainfire.v1.MemberAddResponse0\x01\x12J\n" +
@@ -2163,7 +2331,7 @@ func file_chainfire_v1_seed_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_seed_proto_rawDescData
 }
 
-var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SnapshotMeta)(nil),             // 0: chainfire.v1.SnapshotMeta
 	(*OpenSeedRequest)(nil),          // 1: chainfire.v1.OpenSeedRequest
@@ -2185,20 +2353,22 @@ var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*TransferResult)(nil),           // 17: chainfire.v1.TransferResult
 	(*DigestAtRequest)(nil),          // 18: chainfire.v1.DigestAtRequest
 	(*DigestAtResponse)(nil),         // 19: chainfire.v1.DigestAtResponse
-	(*ProbeRequest)(nil),             // 20: chainfire.v1.ProbeRequest
-	(*ProbeResponse)(nil),            // 21: chainfire.v1.ProbeResponse
-	(*JoinRequest)(nil),              // 22: chainfire.v1.JoinRequest
-	(*ReceiveRequest)(nil),           // 23: chainfire.v1.ReceiveRequest
-	(*ReceiveOffer)(nil),             // 24: chainfire.v1.ReceiveOffer
-	(*ReceiveResponse)(nil),          // 25: chainfire.v1.ReceiveResponse
-	(*ReceiveWant)(nil),              // 26: chainfire.v1.ReceiveWant
-	(*v1.Position)(nil),              // 27: chainfire.entry.v1.Position
-	(*TransferProgress)(nil),         // 28: chainfire.v1.TransferProgress
-	(*MemberAddResponse)(nil),        // 29: chainfire.v1.MemberAddResponse
+	(*GetTailRequest)(nil),           // 20: chainfire.v1.GetTailRequest
+	(*GetTailResponse)(nil),          // 21: chainfire.v1.GetTailResponse
+	(*ProbeRequest)(nil),             // 22: chainfire.v1.ProbeRequest
+	(*ProbeResponse)(nil),            // 23: chainfire.v1.ProbeResponse
+	(*JoinRequest)(nil),              // 24: chainfire.v1.JoinRequest
+	(*ReceiveRequest)(nil),           // 25: chainfire.v1.ReceiveRequest
+	(*ReceiveOffer)(nil),             // 26: chainfire.v1.ReceiveOffer
+	(*ReceiveResponse)(nil),          // 27: chainfire.v1.ReceiveResponse
+	(*ReceiveWant)(nil),              // 28: chainfire.v1.ReceiveWant
+	(*v1.Position)(nil),              // 29: chainfire.entry.v1.Position
+	(*TransferProgress)(nil),         // 30: chainfire.v1.TransferProgress
+	(*MemberAddResponse)(nil),        // 31: chainfire.v1.MemberAddResponse
 }
 var file_chainfire_v1_seed_proto_depIdxs = []int32{
-	27, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
-	27, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
+	29, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
+	29, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
 	0,  // 2: chainfire.v1.OpenSeedResponse.meta:type_name -> chainfire.v1.SnapshotMeta
 	7,  // 3: chainfire.v1.GetSnapshotRequest.ranges:type_name -> chainfire.v1.FileRange
 	10, // 4: chainfire.v1.GetSnapshotResponse.begin:type_name -> chainfire.v1.FrameBegin
@@ -2206,39 +2376,43 @@ var file_chainfire_v1_seed_proto_depIdxs = []int32{
 	12, // 6: chainfire.v1.GetSnapshotResponse.file_end:type_name -> chainfire.v1.FrameFileEnd
 	13, // 7: chainfire.v1.GetSnapshotResponse.end:type_name -> chainfire.v1.FrameEnd
 	14, // 8: chainfire.v1.GetSnapshotResponse.error:type_name -> chainfire.v1.FrameError
-	28, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
+	30, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
 	17, // 10: chainfire.v1.TransferSnapshotResponse.result:type_name -> chainfire.v1.TransferResult
 	0,  // 11: chainfire.v1.TransferResult.meta:type_name -> chainfire.v1.SnapshotMeta
-	24, // 12: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
-	9,  // 13: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
-	0,  // 14: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
-	26, // 15: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
-	28, // 16: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
-	17, // 17: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
-	7,  // 18: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
-	1,  // 19: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
-	3,  // 20: chainfire.v1.Seed.RenewLease:input_type -> chainfire.v1.RenewLeaseRequest
-	5,  // 21: chainfire.v1.Seed.CloseLease:input_type -> chainfire.v1.CloseLeaseRequest
-	8,  // 22: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
-	15, // 23: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
-	18, // 24: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
-	20, // 25: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
-	22, // 26: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
-	23, // 27: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
-	2,  // 28: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
-	4,  // 29: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
-	6,  // 30: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
-	9,  // 31: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
-	16, // 32: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
-	19, // 33: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
-	21, // 34: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
-	29, // 35: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
-	25, // 36: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
-	28, // [28:37] is the sub-list for method output_type
-	19, // [19:28] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	29, // 12: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
+	29, // 13: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
+	26, // 14: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
+	9,  // 15: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
+	0,  // 16: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
+	28, // 17: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
+	30, // 18: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
+	17, // 19: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
+	7,  // 20: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
+	1,  // 21: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
+	3,  // 22: chainfire.v1.Seed.RenewLease:input_type -> chainfire.v1.RenewLeaseRequest
+	5,  // 23: chainfire.v1.Seed.CloseLease:input_type -> chainfire.v1.CloseLeaseRequest
+	8,  // 24: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
+	15, // 25: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
+	18, // 26: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
+	20, // 27: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
+	22, // 28: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
+	24, // 29: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
+	25, // 30: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
+	2,  // 31: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
+	4,  // 32: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
+	6,  // 33: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
+	9,  // 34: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
+	16, // 35: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
+	19, // 36: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
+	21, // 37: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
+	23, // 38: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
+	31, // 39: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
+	27, // 40: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
+	31, // [31:41] is the sub-list for method output_type
+	21, // [21:31] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_chainfire_v1_seed_proto_init() }
@@ -2258,11 +2432,11 @@ func file_chainfire_v1_seed_proto_init() {
 		(*TransferSnapshotResponse_Transfer)(nil),
 		(*TransferSnapshotResponse_Result)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[23].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[25].OneofWrappers = []any{
 		(*ReceiveRequest_Offer)(nil),
 		(*ReceiveRequest_Frame)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[25].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[27].OneofWrappers = []any{
 		(*ReceiveResponse_Want)(nil),
 		(*ReceiveResponse_Progress)(nil),
 		(*ReceiveResponse_Done)(nil),
@@ -2273,7 +2447,7 @@ func file_chainfire_v1_seed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_seed_proto_rawDesc), len(file_chainfire_v1_seed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -27,6 +27,7 @@ const (
 	Seed_GetSnapshot_FullMethodName      = "/chainfire.v1.Seed/GetSnapshot"
 	Seed_TransferSnapshot_FullMethodName = "/chainfire.v1.Seed/TransferSnapshot"
 	Seed_DigestAt_FullMethodName         = "/chainfire.v1.Seed/DigestAt"
+	Seed_GetTail_FullMethodName          = "/chainfire.v1.Seed/GetTail"
 )
 
 // SeedClient is the client API for Seed service.
@@ -45,6 +46,9 @@ type SeedClient interface {
 	TransferSnapshot(ctx context.Context, in *TransferSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TransferSnapshotResponse], error)
 	// DigestAt answers the state digest at an applied index.
 	DigestAt(ctx context.Context, in *DigestAtRequest, opts ...grpc.CallOption) (*DigestAtResponse, error)
+	// GetTail answers entries that this member has applied after a position, and what is needed
+	// to foresee how a seed ends.
+	GetTail(ctx context.Context, in *GetTailRequest, opts ...grpc.CallOption) (*GetTailResponse, error)
 }
 
 type seedClient struct {
@@ -133,6 +137,16 @@ func (c *seedClient) DigestAt(ctx context.Context, in *DigestAtRequest, opts ...
 	return out, nil
 }
 
+func (c *seedClient) GetTail(ctx context.Context, in *GetTailRequest, opts ...grpc.CallOption) (*GetTailResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetTailResponse)
+	err := c.cc.Invoke(ctx, Seed_GetTail_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // SeedServer is the server API for Seed service.
 // All implementations must embed UnimplementedSeedServer
 // for forward compatibility.
@@ -149,6 +163,9 @@ type SeedServer interface {
 	TransferSnapshot(*TransferSnapshotRequest, grpc.ServerStreamingServer[TransferSnapshotResponse]) error
 	// DigestAt answers the state digest at an applied index.
 	DigestAt(context.Context, *DigestAtRequest) (*DigestAtResponse, error)
+	// GetTail answers entries that this member has applied after a position, and what is needed
+	// to foresee how a seed ends.
+	GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error)
 	mustEmbedUnimplementedSeedServer()
 }
 
@@ -176,6 +193,9 @@ func (UnimplementedSeedServer) TransferSnapshot(*TransferSnapshotRequest, grpc.S
 }
 func (UnimplementedSeedServer) DigestAt(context.Context, *DigestAtRequest) (*DigestAtResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DigestAt not implemented")
+}
+func (UnimplementedSeedServer) GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetTail not implemented")
 }
 func (UnimplementedSeedServer) mustEmbedUnimplementedSeedServer() {}
 func (UnimplementedSeedServer) testEmbeddedByValue()              {}
@@ -292,6 +312,24 @@ func _Seed_DigestAt_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Seed_GetTail_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetTailRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SeedServer).GetTail(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Seed_GetTail_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SeedServer).GetTail(ctx, req.(*GetTailRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Seed_ServiceDesc is the grpc.ServiceDesc for Seed service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -314,6 +352,10 @@ var Seed_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DigestAt",
 			Handler:    _Seed_DigestAt_Handler,
+		},
+		{
+			MethodName: "GetTail",
+			Handler:    _Seed_GetTail_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -18,6 +18,7 @@ import (
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
 // silence is an output.Progress.
@@ -25,6 +26,7 @@ type silence struct{}
 
 func (silence) Phase(string)                       {}
 func (silence) Transfer(_, _, _ uint64, _ float64) {}
+func (silence) Forecast(*chainfirev1.Forecast)     {}
 func (silence) Close(bool)                         {}
 func quiet(load string) Config {
 	return Config{Load: load, Writers: 1, Progress: silence{}, Say: func(string, ...any) {}}

@@ -1,12 +1,17 @@
 package output
 
 import (
+	"context"
+	"fmt"
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/vbauerster/mpb/v8"
 	"github.com/vbauerster/mpb/v8/decor"
+
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
 // Progress shows how far a long command is. Its methods may be called from
@@ -17,6 +22,9 @@ type Progress interface {
 	// Transfer says how many bytes of the seed the target has, how many of them
 	// crossed the wire, and how fast it goes.
 	Transfer(done, total, wire uint64, perSecond float64)
+	// Forecast says how the transfer will end. It may be told often: it is shown
+	// at first, when it turns, and now and then. nil is none.
+	Forecast(f *chainfirev1.Forecast)
 	// Close ends the last phase; ok says whether the work was done. It waits
 	// until everything is drawn.
 	Close(ok bool)
@@ -36,6 +44,7 @@ type lines struct {
 	log    *slog.Logger
 	phase  string
 	tenth  uint64
+	said   foretold
 	closed bool
 }
 
@@ -64,6 +73,19 @@ func (l *lines) Transfer(done, total, wire uint64, perSecond float64) {
 		"wire", Size(wire), "rate", Size(uint64(perSecond))+"/s")
 }
 
+func (l *lines) Forecast(f *chainfirev1.Forecast) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed || !l.said.worth(f, time.Now()) {
+		return
+	}
+	level := slog.LevelInfo
+	if !f.GetConverges() {
+		level = slog.LevelWarn
+	}
+	l.log.Log(context.Background(), level, "forecast: "+ForecastLine(f))
+}
+
 func (l *lines) Close(bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -77,6 +99,7 @@ type bars struct {
 	phase  string
 	bar    *mpb.Bar
 	total  int64 // of bar; 0: the phase has no length
+	said   foretold
 	closed bool
 }
 
@@ -110,6 +133,15 @@ func (b *bars) Transfer(done, total, _ uint64, _ float64) {
 				decor.AverageETA(decor.ET_STYLE_GO, decor.WC{W: 8})))
 	}
 	b.bar.SetCurrent(int64(min(done, total)))
+}
+
+func (b *bars) Forecast(f *chainfirev1.Forecast) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.closed || !b.said.worth(f, time.Now()) {
+		return
+	}
+	_, _ = fmt.Fprintln(b.screen, ForecastLine(f)) // above the bars; there is nobody else to tell
 }
 
 // end finishes the current bar; the caller holds mu.

@@ -112,6 +112,8 @@ type MemberAdd struct {
 	BytesTotal        *uint64   `json:"bytes_total"`
 	AlreadyMember     bool      `json:"already_member"`
 	EntriesSent       *uint64   `json:"entries_sent"`
+	TailEntries       *uint64   `json:"tail_entries"`
+	SourceID          *ID       `json:"source_id"`
 }
 
 // MemberAddOf gives the shape of r.
@@ -128,6 +130,7 @@ func MemberAddOf(r *chainfirev1.MemberAddResult) MemberAdd {
 		Phases: phases, BytesWire: r.BytesWire, BytesReused: r.BytesReused,
 		EntriesAfterAdd: r.EntriesAfterAdd, RaftSnapshotsSent: r.RaftSnapshotsSent,
 		ClusterID: ID(r.GetClusterId()), BytesTotal: r.BytesTotal, AlreadyMember: r.GetAlreadyMember(), EntriesSent: r.EntriesSent,
+		TailEntries: r.TailEntries, SourceID: ID(r.GetSourceId()).Optional(),
 	}
 }
 
