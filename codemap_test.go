@@ -71,7 +71,7 @@ var siblings = []sibling{
 	{"cmd/cfseed", "cmd/cfseed/internal/...", "the commands use the command line's own parts"},
 	{"cmd/cfseed/internal/command", "cmd/cfseed/internal/{dial,output}", "the frame reads connection flags, prints errors and results"},
 	{"cmd/cfseed/internal/demo", "cmd/cfseed/internal/{cluster,dial,output}", "the demo is a client of the cluster it starts"},
-	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{measure,output,rig,workload}", "a benchmark measures a loaded cluster"},
+	{"cmd/cfseed/internal/bench", "cmd/cfseed/internal/{cluster,measure,output,rig,workload}", "a benchmark measures a loaded cluster"},
 	{"cmd/cfseed/internal/seedbench", "cmd/cfseed/internal/{bench,cluster,measure,output,plot,rig,workload}", "its joins under load are those of the other benchmark"},
 	{"cmd/cfseed/internal/rig", "cmd/cfseed/internal/{cluster,measure,output,workload}", "a benchmark starts clusters as the demo does"},
 	{"cmd/cfseed/internal/workload", "cmd/cfseed/internal/measure", "a load keeps the latency of its puts"},

@@ -6,8 +6,9 @@
 //
 //	start all members anew, wait until they are idle, offer the load
 //	quiet     the load alone: what a put costs
-//	seed      `cfseed member add` of a waiting node, from call to voter
-//	copy      files of the source's data directory copied and synced
+//	seed      `cfseed member add` of a waiting node, from call to voter; the
+//	          source is the leader where it is alone, else a follower
+//	copy      files of the leader's data directory copied and synced
 //	          (in every second run before the seed)
 //	start all members anew, wait until they are idle, offer the load
 //	quiet     as above

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/cluster"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/measure"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/rig"
@@ -72,7 +73,8 @@ func Runs(ctx context.Context, r *rig.Rig, plan Plan) ([]Sample, error) {
 // course is the runs on one cluster.
 type course struct {
 	*rig.Rig
-	plan Plan
+	plan   Plan
+	source *cluster.Process // of the last seed
 }
 
 // run is one run, see the package comment.
@@ -105,14 +107,20 @@ func (c *course) run(ctx context.Context, number int) (Sample, error) {
 	})
 }
 
-// seed adds a member at the leader, which is the source, and removes it again.
+// seed adds a member at the leader and removes it again. The cluster chooses its
+// source.
 func (c *course) seed(ctx context.Context, s *Sample) error {
 	name := fmt.Sprintf("t%d", s.Run)
-	target, err := c.Cluster.Start(ctx, name, "--await-seed")
-	if err != nil {
-		return err
+	members := map[string]*cluster.Process{}
+	meters := map[string]measure.Meter{}
+	for _, p := range c.Cluster.Nodes() {
+		meter, err := measure.Watch(p.PID())
+		if err != nil {
+			return err
+		}
+		members[p.ID()], meters[p.ID()] = p, meter
 	}
-	source, err := measure.Watch(c.Leader.PID())
+	target, err := c.Cluster.Start(ctx, name, "--await-seed")
 	if err != nil {
 		return err
 	}
@@ -128,7 +136,11 @@ func (c *course) seed(ctx context.Context, s *Sample) error {
 		if err != nil {
 			return err
 		}
-		if s.Source, err = source.Usage(); err != nil {
+		if added.SourceID == nil || members[added.SourceID.String()] == nil {
+			return fault.Newf(fault.Internal, "bench", "%s: it is not known where its seed came from", name)
+		}
+		c.source = members[added.SourceID.String()]
+		if s.Source, err = meters[c.source.ID()].Usage(); err != nil {
 			return err
 		}
 		s.Target, err = joining.Usage()
@@ -154,7 +166,7 @@ func (c *course) seed(ctx context.Context, s *Sample) error {
 	return c.Cluster.Remove(target)
 }
 
-// copy copies the source's data directory.
+// copy copies the leader's data directory.
 func (c *course) copy(ctx context.Context, s *Sample) error {
 	to := filepath.Join(c.Dir, "copy")
 	var err error
@@ -165,9 +177,9 @@ func (c *course) copy(ctx context.Context, s *Sample) error {
 	return errors.Join(err, os.RemoveAll(to))
 }
 
-// control is the load alone for as long as the seed took.
+// control is the load alone for as long as the seed took, at the seed's source.
 func (c *course) control(ctx context.Context, s *Sample) error {
-	source, err := measure.Watch(c.Leader.PID())
+	source, err := measure.Watch(c.source.PID())
 	if err != nil {
 		return err
 	}

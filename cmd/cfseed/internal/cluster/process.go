@@ -53,6 +53,9 @@ func (p *Process) Client() string { return p.address().client }
 // Peer is the peer URL.
 func (p *Process) Peer() string { return p.address().peer }
 
+// ID is the member ID, 16 hex digits; empty until the node is ready.
+func (p *Process) ID() string { return p.address().id }
+
 // PID is the process ID.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
 type silent struct{}
 
 func (silent) Phase(string)                       {}
 func (silent) Transfer(_, _, _ uint64, _ float64) {}
+func (silent) Forecast(*chainfirev1.Forecast)     {}
 func (silent) Close(bool)                         {}
 
 var _ output.Progress = silent{}
