@@ -42,6 +42,8 @@ type Options struct {
 	// Pebble, when it can not open a store after all, does not wait for a
 	// compaction that it has begun, and panics.
 	Brief bool
+
+	compression *block.CompressionProfile // nil: the store's own; benchmarks compare others
 }
 
 func (o Options) withDefaults() Options {
@@ -56,6 +58,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnCorruption == nil {
 		o.OnCorruption = func(error) {}
+	}
+	if o.compression == nil {
+		o.compression = block.SnappyCompression
 	}
 	return o
 }
@@ -99,7 +104,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			BlockSize:      16 << 10,
 			IndexBlockSize: 128 << 10,
 			FilterPolicy:   bloom.FilterPolicy(10),
-			Compression:    func() *block.CompressionProfile { return block.SnappyCompression },
+			Compression:    func() *block.CompressionProfile { return o.compression },
 		}
 	}
 	return p
