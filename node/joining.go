@@ -277,14 +277,15 @@ func (n *node) joinConfig(inv *invitation) join.Config {
 		}
 	}
 	if inv.say != nil {
-		cfg.Moved, cfg.Foreseen = tellers(inv.say)
+		cfg.Moved, cfg.Foreseen, cfg.Queued = tellers(inv.say)
 	}
 	return cfg
 }
 
 // tellers pass on how far a seed is, and with each the last forecast: of reports
 // in a row a slow follower hears the last one only.
-func tellers(say func(*chainfirev1.MemberAddResponse)) (moved func(transfer.Progress), foreseen func(*chainfirev1.Forecast)) {
+func tellers(say func(*chainfirev1.MemberAddResponse)) (moved func(transfer.Progress), foreseen func(*chainfirev1.Forecast),
+	queued func(*chainfirev1.SeedQueue)) {
 	var mu sync.Mutex
 	told := &chainfirev1.TransferProgress{}
 	tell := func(change func()) {
@@ -297,8 +298,10 @@ func tellers(say func(*chainfirev1.MemberAddResponse)) (moved func(transfer.Prog
 	moved = func(p transfer.Progress) {
 		tell(func() {
 			told.BytesDone, told.BytesTotal, told.BytesWire, told.BytesPerSecond = p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate
+			told.Queue = nil
 		})
 	}
 	foreseen = func(f *chainfirev1.Forecast) { tell(func() { told.Forecast = f }) }
-	return moved, foreseen
+	queued = func(q *chainfirev1.SeedQueue) { tell(func() { told.Queue = q }) }
+	return moved, foreseen, queued
 }

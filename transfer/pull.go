@@ -74,6 +74,7 @@ const (
 	EventOpened   EventKind = "opened"   // Source serves the seed
 	EventRetry    EventKind = "retry"    // Source failed with Err, tried again
 	EventFailover EventKind = "failover" // Source failed with Err, the next one is Next
+	EventQueued   EventKind = "queued"   // Source serves as many seeds as it can, Served; so many are Waiting for one to end
 	EventRestaged EventKind = "restaged" // Source serves another seed: BytesLost of what was there can not be shared
 )
 
@@ -87,6 +88,8 @@ type Event struct {
 	Meta      Meta
 	BytesKept uint64
 	BytesLost uint64
+	Served    int
+	Waiting   int // this pull included
 }
 
 // PullResult says what a pull moved. It is filled in as far as the pull came

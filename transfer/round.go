@@ -158,15 +158,20 @@ func (r *round) openSeed(ctx context.Context) (*chainfirev1.OpenSeedResponse, er
 	return resp, err
 }
 
-// ping notes that the source answers, whatever it answers.
+// ping notes that the source answers, whatever it answers, and tells of its
+// queue: soon at first, then often enough that it is not taken for dead, nor for
+// one that was never there.
 func (r *round) ping(ctx context.Context) {
-	interval := max(r.cfg.IdleTimeout/6, time.Millisecond)
-	for sleep(ctx, interval) == nil {
+	interval := max(min(r.cfg.IdleTimeout/6, r.cfg.ContactWithin/3), time.Millisecond)
+	for pause := min(interval, time.Second); sleep(ctx, pause) == nil; pause = interval {
 		pctx, cancel := context.WithTimeout(ctx, interval)
-		_, err := r.client.DigestAt(pctx, &chainfirev1.DigestAtRequest{})
+		q, err := r.client.SeedQueue(pctx, &chainfirev1.SeedQueueRequest{})
 		cancel()
 		if err = peerFault(ctx, "ping", err); err == nil || !transient(err) {
 			r.idle.touch()
+		}
+		if q.GetWaiting() > 0 && q.GetFree() == 0 {
+			r.tell(Event{Kind: EventQueued, Source: r.addr, Served: int(q.GetSlots()), Waiting: int(q.GetWaiting())})
 		}
 	}
 }

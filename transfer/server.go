@@ -235,3 +235,15 @@ func (s *Server) DigestAt(ctx context.Context, req *chainfirev1.DigestAtRequest)
 	}
 	return &chainfirev1.DigestAtResponse{Index: at, Digest: digest[:], Revision: uint64(revision)}, nil
 }
+
+// SeedQueue tells how busy this source is. It answers at once, also while
+// OpenSeed waits for a slot or captures a seed.
+func (s *Server) SeedQueue(ctx context.Context, _ *chainfirev1.SeedQueueRequest) (*chainfirev1.SeedQueueResponse, error) {
+	_, leave, err := s.enter(ctx, chainfirev1.Seed_SeedQueue_FullMethodName)
+	if err != nil {
+		return nil, rpcfault.ToStatus(err)
+	}
+	defer leave()
+	all, free, waiting := s.slots.state()
+	return &chainfirev1.SeedQueueResponse{Slots: uint32(all), Free: uint32(free), Waiting: uint32(max(0, waiting))}, nil
+}

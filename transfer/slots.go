@@ -62,3 +62,8 @@ func (s *slots) acquire(ctx context.Context) error {
 }
 
 func (s *slots) release() { s.free <- struct{}{} }
+
+// state says how many slots there are, are free, and are waited for.
+func (s *slots) state() (all, free, waiting int) {
+	return cap(s.free), len(s.free), int(s.waiting.Load())
+}

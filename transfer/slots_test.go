@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -127,6 +128,38 @@ func TestSlotQueueIsBounded(t *testing.T) {
 	if err := s.acquire(t.Context()); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestQueueIsTold: a pull that waits for a slot says so, soon and then now and
+// again, and how many wait.
+func TestQueueIsTold(t *testing.T) {
+	seed := seedSpec{sizes: []int{20_000}}.build(t)
+	inBubble(t, seed, new(wire), func(t *testing.T, src *source, dial DialFunc) {
+		for src.server.slots.try() {
+			continue // all are taken
+		}
+		cfg := pullConfig(newMemDisk(), "memory")
+		cfg.Dial = dial
+		start := time.Now()
+		var told []string
+		cfg.Notify = func(e Event) {
+			if e.Kind != EventQueued {
+				return
+			}
+			told = append(told, fmt.Sprintf("%d served, %d waiting after %s", e.Served, e.Waiting, time.Since(start).Round(time.Second)))
+			if len(told) == 4 {
+				src.server.slots.release()
+			}
+		}
+		if _, err := Pull(t.Context(), cfg); err != nil {
+			t.Fatal(err)
+		}
+		const one = "8 served, 1 waiting after "
+		want := fmt.Sprint([]string{one + "1s", one + "4s", one + "8s", one + "11s"}) // longer than first contact may take
+		if got := fmt.Sprint(told); got != want {
+			t.Errorf("told %s", got)
+		}
+	})
 }
 
 // TestOneSlotASession: a session that is opened again waits for a slot while a

@@ -165,6 +165,8 @@ func (m *fakeMember) MemberAdd(req *chainfirev1.MemberAddRequest, stream grpc.Se
 	for _, name := range []string{"reserve", "seed"} {
 		phase(name)
 	}
+	_ = stream.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Transfer{
+		Transfer: &chainfirev1.TransferProgress{Queue: &chainfirev1.SeedQueue{Source: "http://b:2380", Served: 8, Waiting: 2}}}})
 	for _, done := range []uint64{0, 512, 1024} {
 		_ = stream.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Transfer{
 			Transfer: &chainfirev1.TransferProgress{BytesDone: done, BytesTotal: 1024, BytesWire: done / 2, BytesPerSecond: 2048,

@@ -105,6 +105,10 @@ func followMemberAdd(stream grpc.ServerStreamingClient[chainfirev1.MemberAddResp
 			}
 			progress.Transfer(t.GetBytesDone(), t.GetBytesTotal(), t.GetBytesWire(), t.GetBytesPerSecond())
 			progress.Forecast(t.GetForecast())
+			if t.GetQueue() != nil { // the source answers, and it will be our turn
+				beat()
+				progress.Queued(t.GetQueue())
+			}
 		case *chainfirev1.MemberAddResponse_Result:
 			return event.Result, nil
 		}

@@ -65,7 +65,7 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 		IdleTimeout: c.Duration("timeout"), LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"),
 		Logger: s.Log, Started: progress.Phase,
 		Moved:    func(p transfer.Progress) { progress.Transfer(p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate) },
-		Foreseen: progress.Forecast,
+		Foreseen: progress.Forecast, Queued: progress.Queued,
 	}}
 	if join.IsDirectory(vfs.Default, c.String("from")) {
 		cfg.Donor = c.String("from")

@@ -82,7 +82,10 @@ type Config struct {
 	// Foreseen hears, while the seed is fetched, how that will end; from another
 	// goroutine than Moved; may be nil.
 	Foreseen func(*chainfirev1.Forecast)
-	Now      func() time.Time
+	// Queued hears, now and then, that the source has no slot yet for this seed;
+	// may be nil.
+	Queued func(*chainfirev1.SeedQueue)
+	Now    func() time.Time
 }
 
 // Outcome is what Prepare achieved.

@@ -145,6 +145,12 @@ func openStage(ctx context.Context, cfg Config, manifest []byte) (*snapshot.Stag
 }
 
 func (n *Newcomer) notify(ev transfer.Event) {
+	if ev.Kind == transfer.EventQueued {
+		if n.cfg.Queued != nil {
+			n.cfg.Queued(&chainfirev1.SeedQueue{Source: ev.Source, Served: uint32(ev.Served), Waiting: uint32(ev.Waiting)})
+		}
+		return
+	}
 	if n.cfg.Logger == nil {
 		return
 	}

@@ -366,6 +366,7 @@ type TransferProgress struct {
 	BytesWire      uint64                 `protobuf:"varint,3,opt,name=bytes_wire,json=bytesWire,proto3" json:"bytes_wire,omitempty"`
 	BytesPerSecond float64                `protobuf:"fixed64,4,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
 	Forecast       *Forecast              `protobuf:"bytes,5,opt,name=forecast,proto3" json:"forecast,omitempty"`
+	Queue          *SeedQueue             `protobuf:"bytes,6,opt,name=queue,proto3" json:"queue,omitempty"` // while the source has no slot for this seed
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -435,6 +436,74 @@ func (x *TransferProgress) GetForecast() *Forecast {
 	return nil
 }
 
+func (x *TransferProgress) GetQueue() *SeedQueue {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+// SeedQueue is how busy a source is.
+type SeedQueue struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Source        string                 `protobuf:"bytes,1,opt,name=source,proto3" json:"source,omitempty"`
+	Served        uint32                 `protobuf:"varint,2,opt,name=served,proto3" json:"served,omitempty"`
+	Waiting       uint32                 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"` // this one included
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeedQueue) Reset() {
+	*x = SeedQueue{}
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedQueue) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedQueue) ProtoMessage() {}
+
+func (x *SeedQueue) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedQueue.ProtoReflect.Descriptor instead.
+func (*SeedQueue) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *SeedQueue) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *SeedQueue) GetServed() uint32 {
+	if x != nil {
+		return x.Served
+	}
+	return 0
+}
+
+func (x *SeedQueue) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
 // Forecast is how a seed under way will end, as far as the newcomer can see.
 type Forecast struct {
 	state                 protoimpl.MessageState `protogen:"open.v1"`
@@ -451,7 +520,7 @@ type Forecast struct {
 
 func (x *Forecast) Reset() {
 	*x = Forecast{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -463,7 +532,7 @@ func (x *Forecast) String() string {
 func (*Forecast) ProtoMessage() {}
 
 func (x *Forecast) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[5]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -476,7 +545,7 @@ func (x *Forecast) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Forecast.ProtoReflect.Descriptor instead.
 func (*Forecast) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{5}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Forecast) GetConverges() bool {
@@ -538,7 +607,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -550,7 +619,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[6]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -563,7 +632,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{6}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Phase) GetName() string {
@@ -604,7 +673,7 @@ type MemberAddResult struct {
 
 func (x *MemberAddResult) Reset() {
 	*x = MemberAddResult{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -616,7 +685,7 @@ func (x *MemberAddResult) String() string {
 func (*MemberAddResult) ProtoMessage() {}
 
 func (x *MemberAddResult) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[7]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -629,7 +698,7 @@ func (x *MemberAddResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAddResult.ProtoReflect.Descriptor instead.
 func (*MemberAddResult) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{7}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MemberAddResult) GetMemberId() uint64 {
@@ -746,7 +815,7 @@ type MemberRemoveRequest struct {
 
 func (x *MemberRemoveRequest) Reset() {
 	*x = MemberRemoveRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +827,7 @@ func (x *MemberRemoveRequest) String() string {
 func (*MemberRemoveRequest) ProtoMessage() {}
 
 func (x *MemberRemoveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[8]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +840,7 @@ func (x *MemberRemoveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRemoveRequest.ProtoReflect.Descriptor instead.
 func (*MemberRemoveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{8}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MemberRemoveRequest) GetId() uint64 {
@@ -790,7 +859,7 @@ type MemberRemoveResponse struct {
 
 func (x *MemberRemoveResponse) Reset() {
 	*x = MemberRemoveResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +871,7 @@ func (x *MemberRemoveResponse) String() string {
 func (*MemberRemoveResponse) ProtoMessage() {}
 
 func (x *MemberRemoveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[9]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +884,7 @@ func (x *MemberRemoveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberRemoveResponse.ProtoReflect.Descriptor instead.
 func (*MemberRemoveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{9}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MemberRemoveResponse) GetMembers() []*Member {
@@ -834,7 +903,7 @@ type MemberPromoteRequest struct {
 
 func (x *MemberPromoteRequest) Reset() {
 	*x = MemberPromoteRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -846,7 +915,7 @@ func (x *MemberPromoteRequest) String() string {
 func (*MemberPromoteRequest) ProtoMessage() {}
 
 func (x *MemberPromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[10]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -859,7 +928,7 @@ func (x *MemberPromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberPromoteRequest.ProtoReflect.Descriptor instead.
 func (*MemberPromoteRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{10}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MemberPromoteRequest) GetId() uint64 {
@@ -878,7 +947,7 @@ type MemberPromoteResponse struct {
 
 func (x *MemberPromoteResponse) Reset() {
 	*x = MemberPromoteResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +959,7 @@ func (x *MemberPromoteResponse) String() string {
 func (*MemberPromoteResponse) ProtoMessage() {}
 
 func (x *MemberPromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[11]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +972,7 @@ func (x *MemberPromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberPromoteResponse.ProtoReflect.Descriptor instead.
 func (*MemberPromoteResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{11}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MemberPromoteResponse) GetMembers() []*Member {
@@ -923,7 +992,7 @@ type MemberUpdateRequest struct {
 
 func (x *MemberUpdateRequest) Reset() {
 	*x = MemberUpdateRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1004,7 @@ func (x *MemberUpdateRequest) String() string {
 func (*MemberUpdateRequest) ProtoMessage() {}
 
 func (x *MemberUpdateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[12]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1017,7 @@ func (x *MemberUpdateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberUpdateRequest.ProtoReflect.Descriptor instead.
 func (*MemberUpdateRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{12}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MemberUpdateRequest) GetId() uint64 {
@@ -974,7 +1043,7 @@ type MemberUpdateResponse struct {
 
 func (x *MemberUpdateResponse) Reset() {
 	*x = MemberUpdateResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1055,7 @@ func (x *MemberUpdateResponse) String() string {
 func (*MemberUpdateResponse) ProtoMessage() {}
 
 func (x *MemberUpdateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[13]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1068,7 @@ func (x *MemberUpdateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberUpdateResponse.ProtoReflect.Descriptor instead.
 func (*MemberUpdateResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{13}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MemberUpdateResponse) GetMembers() []*Member {
@@ -1018,7 +1087,7 @@ type MemberListRequest struct {
 
 func (x *MemberListRequest) Reset() {
 	*x = MemberListRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1099,7 @@ func (x *MemberListRequest) String() string {
 func (*MemberListRequest) ProtoMessage() {}
 
 func (x *MemberListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[14]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1112,7 @@ func (x *MemberListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberListRequest.ProtoReflect.Descriptor instead.
 func (*MemberListRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{14}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MemberListRequest) GetLinearizable() bool {
@@ -1064,7 +1133,7 @@ type MemberListResponse struct {
 
 func (x *MemberListResponse) Reset() {
 	*x = MemberListResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1145,7 @@ func (x *MemberListResponse) String() string {
 func (*MemberListResponse) ProtoMessage() {}
 
 func (x *MemberListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[15]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1158,7 @@ func (x *MemberListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberListResponse.ProtoReflect.Descriptor instead.
 func (*MemberListResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{15}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MemberListResponse) GetClusterId() uint64 {
@@ -1123,7 +1192,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1204,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[16]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1217,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{16}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StatusRequest) GetSelf() bool {
@@ -1184,7 +1253,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1265,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[17]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1278,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{17}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StatusResponse) GetClusterId() uint64 {
@@ -1301,7 +1370,7 @@ type PeerSent struct {
 
 func (x *PeerSent) Reset() {
 	*x = PeerSent{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1313,7 +1382,7 @@ func (x *PeerSent) String() string {
 func (*PeerSent) ProtoMessage() {}
 
 func (x *PeerSent) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[18]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1326,7 +1395,7 @@ func (x *PeerSent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerSent.ProtoReflect.Descriptor instead.
 func (*PeerSent) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{18}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PeerSent) GetEntries() uint64 {
@@ -1369,7 +1438,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1381,7 +1450,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[19]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1394,7 +1463,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{19}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MemberStatus) GetId() uint64 {
@@ -1486,7 +1555,7 @@ type SeedStatus struct {
 
 func (x *SeedStatus) Reset() {
 	*x = SeedStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1567,7 @@ func (x *SeedStatus) String() string {
 func (*SeedStatus) ProtoMessage() {}
 
 func (x *SeedStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[20]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1580,7 @@ func (x *SeedStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedStatus.ProtoReflect.Descriptor instead.
 func (*SeedStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{20}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SeedStatus) GetLeaseId() uint64 {
@@ -1557,7 +1626,7 @@ type LeaseStatus struct {
 
 func (x *LeaseStatus) Reset() {
 	*x = LeaseStatus{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1569,7 +1638,7 @@ func (x *LeaseStatus) String() string {
 func (*LeaseStatus) ProtoMessage() {}
 
 func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[21]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1582,7 +1651,7 @@ func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseStatus.ProtoReflect.Descriptor instead.
 func (*LeaseStatus) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{21}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LeaseStatus) GetId() uint64 {
@@ -1646,7 +1715,7 @@ type ReserveRequest struct {
 
 func (x *ReserveRequest) Reset() {
 	*x = ReserveRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1658,7 +1727,7 @@ func (x *ReserveRequest) String() string {
 func (*ReserveRequest) ProtoMessage() {}
 
 func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[22]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1671,7 +1740,7 @@ func (x *ReserveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveRequest.ProtoReflect.Descriptor instead.
 func (*ReserveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{22}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ReserveRequest) GetName() string {
@@ -1716,7 +1785,7 @@ type ReserveResponse struct {
 
 func (x *ReserveResponse) Reset() {
 	*x = ReserveResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1728,7 +1797,7 @@ func (x *ReserveResponse) String() string {
 func (*ReserveResponse) ProtoMessage() {}
 
 func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[23]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1741,7 +1810,7 @@ func (x *ReserveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReserveResponse.ProtoReflect.Descriptor instead.
 func (*ReserveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{23}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReserveResponse) GetClusterId() uint64 {
@@ -1798,7 +1867,7 @@ type BindRequest struct {
 
 func (x *BindRequest) Reset() {
 	*x = BindRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1810,7 +1879,7 @@ func (x *BindRequest) String() string {
 func (*BindRequest) ProtoMessage() {}
 
 func (x *BindRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[24]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1823,7 +1892,7 @@ func (x *BindRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindRequest.ProtoReflect.Descriptor instead.
 func (*BindRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *BindRequest) GetClusterId() uint64 {
@@ -1862,7 +1931,7 @@ type BindResponse struct {
 
 func (x *BindResponse) Reset() {
 	*x = BindResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +1943,7 @@ func (x *BindResponse) String() string {
 func (*BindResponse) ProtoMessage() {}
 
 func (x *BindResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[25]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +1956,7 @@ func (x *BindResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BindResponse.ProtoReflect.Descriptor instead.
 func (*BindResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{26}
 }
 
 // JoinTicket is what a seed brings to admission.
@@ -1905,7 +1974,7 @@ type JoinTicket struct {
 
 func (x *JoinTicket) Reset() {
 	*x = JoinTicket{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +1986,7 @@ func (x *JoinTicket) String() string {
 func (*JoinTicket) ProtoMessage() {}
 
 func (x *JoinTicket) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[26]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +1999,7 @@ func (x *JoinTicket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinTicket.ProtoReflect.Descriptor instead.
 func (*JoinTicket) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *JoinTicket) GetClusterId() uint64 {
@@ -1984,7 +2053,7 @@ type AdmitRequest struct {
 
 func (x *AdmitRequest) Reset() {
 	*x = AdmitRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1996,7 +2065,7 @@ func (x *AdmitRequest) String() string {
 func (*AdmitRequest) ProtoMessage() {}
 
 func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[27]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2009,7 +2078,7 @@ func (x *AdmitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitRequest.ProtoReflect.Descriptor instead.
 func (*AdmitRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AdmitRequest) GetTicket() *JoinTicket {
@@ -2029,7 +2098,7 @@ type AdmitResponse struct {
 
 func (x *AdmitResponse) Reset() {
 	*x = AdmitResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2110,7 @@ func (x *AdmitResponse) String() string {
 func (*AdmitResponse) ProtoMessage() {}
 
 func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[28]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2123,7 @@ func (x *AdmitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdmitResponse.ProtoReflect.Descriptor instead.
 func (*AdmitResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AdmitResponse) GetAddedAt() uint64 {
@@ -2081,7 +2150,7 @@ type JoinStatusRequest struct {
 
 func (x *JoinStatusRequest) Reset() {
 	*x = JoinStatusRequest{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2093,7 +2162,7 @@ func (x *JoinStatusRequest) String() string {
 func (*JoinStatusRequest) ProtoMessage() {}
 
 func (x *JoinStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[29]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2106,7 +2175,7 @@ func (x *JoinStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinStatusRequest.ProtoReflect.Descriptor instead.
 func (*JoinStatusRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{29}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *JoinStatusRequest) GetMemberId() uint64 {
@@ -2138,7 +2207,7 @@ type JoinStatusResponse struct {
 
 func (x *JoinStatusResponse) Reset() {
 	*x = JoinStatusResponse{}
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[30]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2219,7 @@ func (x *JoinStatusResponse) String() string {
 func (*JoinStatusResponse) ProtoMessage() {}
 
 func (x *JoinStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_cluster_proto_msgTypes[30]
+	mi := &file_chainfire_v1_cluster_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2232,7 @@ func (x *JoinStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinStatusResponse.ProtoReflect.Descriptor instead.
 func (*JoinStatusResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{30}
+	return file_chainfire_v1_cluster_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *JoinStatusResponse) GetMember() *Member {
@@ -2246,7 +2315,7 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\x06result\x18\x03 \x01(\v2\x1d.chainfire.v1.MemberAddResultH\x00R\x06resultB\a\n" +
 	"\x05event\"\"\n" +
 	"\fPhaseStarted\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xcf\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xfe\x01\n" +
 	"\x10TransferProgress\x12\x1d\n" +
 	"\n" +
 	"bytes_done\x18\x01 \x01(\x04R\tbytesDone\x12\x1f\n" +
@@ -2255,7 +2324,12 @@ const file_chainfire_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"bytes_wire\x18\x03 \x01(\x04R\tbytesWire\x12(\n" +
 	"\x10bytes_per_second\x18\x04 \x01(\x01R\x0ebytesPerSecond\x122\n" +
-	"\bforecast\x18\x05 \x01(\v2\x16.chainfire.v1.ForecastR\bforecast\"\xc0\x02\n" +
+	"\bforecast\x18\x05 \x01(\v2\x16.chainfire.v1.ForecastR\bforecast\x12-\n" +
+	"\x05queue\x18\x06 \x01(\v2\x17.chainfire.v1.SeedQueueR\x05queue\"U\n" +
+	"\tSeedQueue\x12\x16\n" +
+	"\x06source\x18\x01 \x01(\tR\x06source\x12\x16\n" +
+	"\x06served\x18\x02 \x01(\rR\x06served\x12\x18\n" +
+	"\awaiting\x18\x03 \x01(\rR\awaiting\"\xc0\x02\n" +
 	"\bForecast\x12\x1c\n" +
 	"\tconverges\x18\x01 \x01(\bR\tconverges\x12\x18\n" +
 	"\aseconds\x18\x02 \x01(\x01R\aseconds\x12%\n" +
@@ -2440,85 +2514,87 @@ func file_chainfire_v1_cluster_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_cluster_proto_rawDescData
 }
 
-var file_chainfire_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_chainfire_v1_cluster_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_chainfire_v1_cluster_proto_goTypes = []any{
 	(*Member)(nil),                // 0: chainfire.v1.Member
 	(*MemberAddRequest)(nil),      // 1: chainfire.v1.MemberAddRequest
 	(*MemberAddResponse)(nil),     // 2: chainfire.v1.MemberAddResponse
 	(*PhaseStarted)(nil),          // 3: chainfire.v1.PhaseStarted
 	(*TransferProgress)(nil),      // 4: chainfire.v1.TransferProgress
-	(*Forecast)(nil),              // 5: chainfire.v1.Forecast
-	(*Phase)(nil),                 // 6: chainfire.v1.Phase
-	(*MemberAddResult)(nil),       // 7: chainfire.v1.MemberAddResult
-	(*MemberRemoveRequest)(nil),   // 8: chainfire.v1.MemberRemoveRequest
-	(*MemberRemoveResponse)(nil),  // 9: chainfire.v1.MemberRemoveResponse
-	(*MemberPromoteRequest)(nil),  // 10: chainfire.v1.MemberPromoteRequest
-	(*MemberPromoteResponse)(nil), // 11: chainfire.v1.MemberPromoteResponse
-	(*MemberUpdateRequest)(nil),   // 12: chainfire.v1.MemberUpdateRequest
-	(*MemberUpdateResponse)(nil),  // 13: chainfire.v1.MemberUpdateResponse
-	(*MemberListRequest)(nil),     // 14: chainfire.v1.MemberListRequest
-	(*MemberListResponse)(nil),    // 15: chainfire.v1.MemberListResponse
-	(*StatusRequest)(nil),         // 16: chainfire.v1.StatusRequest
-	(*StatusResponse)(nil),        // 17: chainfire.v1.StatusResponse
-	(*PeerSent)(nil),              // 18: chainfire.v1.PeerSent
-	(*MemberStatus)(nil),          // 19: chainfire.v1.MemberStatus
-	(*SeedStatus)(nil),            // 20: chainfire.v1.SeedStatus
-	(*LeaseStatus)(nil),           // 21: chainfire.v1.LeaseStatus
-	(*ReserveRequest)(nil),        // 22: chainfire.v1.ReserveRequest
-	(*ReserveResponse)(nil),       // 23: chainfire.v1.ReserveResponse
-	(*BindRequest)(nil),           // 24: chainfire.v1.BindRequest
-	(*BindResponse)(nil),          // 25: chainfire.v1.BindResponse
-	(*JoinTicket)(nil),            // 26: chainfire.v1.JoinTicket
-	(*AdmitRequest)(nil),          // 27: chainfire.v1.AdmitRequest
-	(*AdmitResponse)(nil),         // 28: chainfire.v1.AdmitResponse
-	(*JoinStatusRequest)(nil),     // 29: chainfire.v1.JoinStatusRequest
-	(*JoinStatusResponse)(nil),    // 30: chainfire.v1.JoinStatusResponse
-	(*v1.Position)(nil),           // 31: chainfire.entry.v1.Position
+	(*SeedQueue)(nil),             // 5: chainfire.v1.SeedQueue
+	(*Forecast)(nil),              // 6: chainfire.v1.Forecast
+	(*Phase)(nil),                 // 7: chainfire.v1.Phase
+	(*MemberAddResult)(nil),       // 8: chainfire.v1.MemberAddResult
+	(*MemberRemoveRequest)(nil),   // 9: chainfire.v1.MemberRemoveRequest
+	(*MemberRemoveResponse)(nil),  // 10: chainfire.v1.MemberRemoveResponse
+	(*MemberPromoteRequest)(nil),  // 11: chainfire.v1.MemberPromoteRequest
+	(*MemberPromoteResponse)(nil), // 12: chainfire.v1.MemberPromoteResponse
+	(*MemberUpdateRequest)(nil),   // 13: chainfire.v1.MemberUpdateRequest
+	(*MemberUpdateResponse)(nil),  // 14: chainfire.v1.MemberUpdateResponse
+	(*MemberListRequest)(nil),     // 15: chainfire.v1.MemberListRequest
+	(*MemberListResponse)(nil),    // 16: chainfire.v1.MemberListResponse
+	(*StatusRequest)(nil),         // 17: chainfire.v1.StatusRequest
+	(*StatusResponse)(nil),        // 18: chainfire.v1.StatusResponse
+	(*PeerSent)(nil),              // 19: chainfire.v1.PeerSent
+	(*MemberStatus)(nil),          // 20: chainfire.v1.MemberStatus
+	(*SeedStatus)(nil),            // 21: chainfire.v1.SeedStatus
+	(*LeaseStatus)(nil),           // 22: chainfire.v1.LeaseStatus
+	(*ReserveRequest)(nil),        // 23: chainfire.v1.ReserveRequest
+	(*ReserveResponse)(nil),       // 24: chainfire.v1.ReserveResponse
+	(*BindRequest)(nil),           // 25: chainfire.v1.BindRequest
+	(*BindResponse)(nil),          // 26: chainfire.v1.BindResponse
+	(*JoinTicket)(nil),            // 27: chainfire.v1.JoinTicket
+	(*AdmitRequest)(nil),          // 28: chainfire.v1.AdmitRequest
+	(*AdmitResponse)(nil),         // 29: chainfire.v1.AdmitResponse
+	(*JoinStatusRequest)(nil),     // 30: chainfire.v1.JoinStatusRequest
+	(*JoinStatusResponse)(nil),    // 31: chainfire.v1.JoinStatusResponse
+	(*v1.Position)(nil),           // 32: chainfire.entry.v1.Position
 }
 var file_chainfire_v1_cluster_proto_depIdxs = []int32{
 	3,  // 0: chainfire.v1.MemberAddResponse.phase:type_name -> chainfire.v1.PhaseStarted
 	4,  // 1: chainfire.v1.MemberAddResponse.transfer:type_name -> chainfire.v1.TransferProgress
-	7,  // 2: chainfire.v1.MemberAddResponse.result:type_name -> chainfire.v1.MemberAddResult
-	5,  // 3: chainfire.v1.TransferProgress.forecast:type_name -> chainfire.v1.Forecast
-	31, // 4: chainfire.v1.MemberAddResult.position:type_name -> chainfire.entry.v1.Position
-	6,  // 5: chainfire.v1.MemberAddResult.phases:type_name -> chainfire.v1.Phase
-	0,  // 6: chainfire.v1.MemberRemoveResponse.members:type_name -> chainfire.v1.Member
-	0,  // 7: chainfire.v1.MemberPromoteResponse.members:type_name -> chainfire.v1.Member
-	0,  // 8: chainfire.v1.MemberUpdateResponse.members:type_name -> chainfire.v1.Member
-	0,  // 9: chainfire.v1.MemberListResponse.members:type_name -> chainfire.v1.Member
-	19, // 10: chainfire.v1.StatusResponse.members:type_name -> chainfire.v1.MemberStatus
-	20, // 11: chainfire.v1.StatusResponse.seeds:type_name -> chainfire.v1.SeedStatus
-	21, // 12: chainfire.v1.StatusResponse.leases:type_name -> chainfire.v1.LeaseStatus
-	18, // 13: chainfire.v1.StatusResponse.sent:type_name -> chainfire.v1.PeerSent
-	0,  // 14: chainfire.v1.ReserveResponse.members:type_name -> chainfire.v1.Member
-	31, // 15: chainfire.v1.JoinTicket.position:type_name -> chainfire.entry.v1.Position
-	26, // 16: chainfire.v1.AdmitRequest.ticket:type_name -> chainfire.v1.JoinTicket
-	0,  // 17: chainfire.v1.JoinStatusResponse.member:type_name -> chainfire.v1.Member
-	1,  // 18: chainfire.v1.Cluster.MemberAdd:input_type -> chainfire.v1.MemberAddRequest
-	8,  // 19: chainfire.v1.Cluster.MemberRemove:input_type -> chainfire.v1.MemberRemoveRequest
-	10, // 20: chainfire.v1.Cluster.MemberPromote:input_type -> chainfire.v1.MemberPromoteRequest
-	12, // 21: chainfire.v1.Cluster.MemberUpdate:input_type -> chainfire.v1.MemberUpdateRequest
-	14, // 22: chainfire.v1.Cluster.MemberList:input_type -> chainfire.v1.MemberListRequest
-	16, // 23: chainfire.v1.Cluster.Status:input_type -> chainfire.v1.StatusRequest
-	22, // 24: chainfire.v1.Admission.Reserve:input_type -> chainfire.v1.ReserveRequest
-	24, // 25: chainfire.v1.Admission.Bind:input_type -> chainfire.v1.BindRequest
-	27, // 26: chainfire.v1.Admission.Admit:input_type -> chainfire.v1.AdmitRequest
-	29, // 27: chainfire.v1.Admission.JoinStatus:input_type -> chainfire.v1.JoinStatusRequest
-	2,  // 28: chainfire.v1.Cluster.MemberAdd:output_type -> chainfire.v1.MemberAddResponse
-	9,  // 29: chainfire.v1.Cluster.MemberRemove:output_type -> chainfire.v1.MemberRemoveResponse
-	11, // 30: chainfire.v1.Cluster.MemberPromote:output_type -> chainfire.v1.MemberPromoteResponse
-	13, // 31: chainfire.v1.Cluster.MemberUpdate:output_type -> chainfire.v1.MemberUpdateResponse
-	15, // 32: chainfire.v1.Cluster.MemberList:output_type -> chainfire.v1.MemberListResponse
-	17, // 33: chainfire.v1.Cluster.Status:output_type -> chainfire.v1.StatusResponse
-	23, // 34: chainfire.v1.Admission.Reserve:output_type -> chainfire.v1.ReserveResponse
-	25, // 35: chainfire.v1.Admission.Bind:output_type -> chainfire.v1.BindResponse
-	28, // 36: chainfire.v1.Admission.Admit:output_type -> chainfire.v1.AdmitResponse
-	30, // 37: chainfire.v1.Admission.JoinStatus:output_type -> chainfire.v1.JoinStatusResponse
-	28, // [28:38] is the sub-list for method output_type
-	18, // [18:28] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	8,  // 2: chainfire.v1.MemberAddResponse.result:type_name -> chainfire.v1.MemberAddResult
+	6,  // 3: chainfire.v1.TransferProgress.forecast:type_name -> chainfire.v1.Forecast
+	5,  // 4: chainfire.v1.TransferProgress.queue:type_name -> chainfire.v1.SeedQueue
+	32, // 5: chainfire.v1.MemberAddResult.position:type_name -> chainfire.entry.v1.Position
+	7,  // 6: chainfire.v1.MemberAddResult.phases:type_name -> chainfire.v1.Phase
+	0,  // 7: chainfire.v1.MemberRemoveResponse.members:type_name -> chainfire.v1.Member
+	0,  // 8: chainfire.v1.MemberPromoteResponse.members:type_name -> chainfire.v1.Member
+	0,  // 9: chainfire.v1.MemberUpdateResponse.members:type_name -> chainfire.v1.Member
+	0,  // 10: chainfire.v1.MemberListResponse.members:type_name -> chainfire.v1.Member
+	20, // 11: chainfire.v1.StatusResponse.members:type_name -> chainfire.v1.MemberStatus
+	21, // 12: chainfire.v1.StatusResponse.seeds:type_name -> chainfire.v1.SeedStatus
+	22, // 13: chainfire.v1.StatusResponse.leases:type_name -> chainfire.v1.LeaseStatus
+	19, // 14: chainfire.v1.StatusResponse.sent:type_name -> chainfire.v1.PeerSent
+	0,  // 15: chainfire.v1.ReserveResponse.members:type_name -> chainfire.v1.Member
+	32, // 16: chainfire.v1.JoinTicket.position:type_name -> chainfire.entry.v1.Position
+	27, // 17: chainfire.v1.AdmitRequest.ticket:type_name -> chainfire.v1.JoinTicket
+	0,  // 18: chainfire.v1.JoinStatusResponse.member:type_name -> chainfire.v1.Member
+	1,  // 19: chainfire.v1.Cluster.MemberAdd:input_type -> chainfire.v1.MemberAddRequest
+	9,  // 20: chainfire.v1.Cluster.MemberRemove:input_type -> chainfire.v1.MemberRemoveRequest
+	11, // 21: chainfire.v1.Cluster.MemberPromote:input_type -> chainfire.v1.MemberPromoteRequest
+	13, // 22: chainfire.v1.Cluster.MemberUpdate:input_type -> chainfire.v1.MemberUpdateRequest
+	15, // 23: chainfire.v1.Cluster.MemberList:input_type -> chainfire.v1.MemberListRequest
+	17, // 24: chainfire.v1.Cluster.Status:input_type -> chainfire.v1.StatusRequest
+	23, // 25: chainfire.v1.Admission.Reserve:input_type -> chainfire.v1.ReserveRequest
+	25, // 26: chainfire.v1.Admission.Bind:input_type -> chainfire.v1.BindRequest
+	28, // 27: chainfire.v1.Admission.Admit:input_type -> chainfire.v1.AdmitRequest
+	30, // 28: chainfire.v1.Admission.JoinStatus:input_type -> chainfire.v1.JoinStatusRequest
+	2,  // 29: chainfire.v1.Cluster.MemberAdd:output_type -> chainfire.v1.MemberAddResponse
+	10, // 30: chainfire.v1.Cluster.MemberRemove:output_type -> chainfire.v1.MemberRemoveResponse
+	12, // 31: chainfire.v1.Cluster.MemberPromote:output_type -> chainfire.v1.MemberPromoteResponse
+	14, // 32: chainfire.v1.Cluster.MemberUpdate:output_type -> chainfire.v1.MemberUpdateResponse
+	16, // 33: chainfire.v1.Cluster.MemberList:output_type -> chainfire.v1.MemberListResponse
+	18, // 34: chainfire.v1.Cluster.Status:output_type -> chainfire.v1.StatusResponse
+	24, // 35: chainfire.v1.Admission.Reserve:output_type -> chainfire.v1.ReserveResponse
+	26, // 36: chainfire.v1.Admission.Bind:output_type -> chainfire.v1.BindResponse
+	29, // 37: chainfire.v1.Admission.Admit:output_type -> chainfire.v1.AdmitResponse
+	31, // 38: chainfire.v1.Admission.JoinStatus:output_type -> chainfire.v1.JoinStatusResponse
+	29, // [29:39] is the sub-list for method output_type
+	19, // [19:29] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_chainfire_v1_cluster_proto_init() }
@@ -2531,15 +2607,15 @@ func file_chainfire_v1_cluster_proto_init() {
 		(*MemberAddResponse_Transfer)(nil),
 		(*MemberAddResponse_Result)(nil),
 	}
-	file_chainfire_v1_cluster_proto_msgTypes[7].OneofWrappers = []any{}
-	file_chainfire_v1_cluster_proto_msgTypes[30].OneofWrappers = []any{}
+	file_chainfire_v1_cluster_proto_msgTypes[8].OneofWrappers = []any{}
+	file_chainfire_v1_cluster_proto_msgTypes[31].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_cluster_proto_rawDesc), len(file_chainfire_v1_cluster_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1422,6 +1422,102 @@ func (x *DigestAtResponse) GetRevision() uint64 {
 	return 0
 }
 
+type SeedQueueRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeedQueueRequest) Reset() {
+	*x = SeedQueueRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedQueueRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedQueueRequest) ProtoMessage() {}
+
+func (x *SeedQueueRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedQueueRequest.ProtoReflect.Descriptor instead.
+func (*SeedQueueRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{20}
+}
+
+type SeedQueueResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Slots         uint32                 `protobuf:"varint,1,opt,name=slots,proto3" json:"slots,omitempty"` // seeds served at a time
+	Free          uint32                 `protobuf:"varint,2,opt,name=free,proto3" json:"free,omitempty"`
+	Waiting       uint32                 `protobuf:"varint,3,opt,name=waiting,proto3" json:"waiting,omitempty"` // for a slot
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SeedQueueResponse) Reset() {
+	*x = SeedQueueResponse{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SeedQueueResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SeedQueueResponse) ProtoMessage() {}
+
+func (x *SeedQueueResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SeedQueueResponse.ProtoReflect.Descriptor instead.
+func (*SeedQueueResponse) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *SeedQueueResponse) GetSlots() uint32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *SeedQueueResponse) GetFree() uint32 {
+	if x != nil {
+		return x.Free
+	}
+	return 0
+}
+
+func (x *SeedQueueResponse) GetWaiting() uint32 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
 type GetTailRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1435,7 +1531,7 @@ type GetTailRequest struct {
 
 func (x *GetTailRequest) Reset() {
 	*x = GetTailRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1447,7 +1543,7 @@ func (x *GetTailRequest) String() string {
 func (*GetTailRequest) ProtoMessage() {}
 
 func (x *GetTailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1460,7 +1556,7 @@ func (x *GetTailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTailRequest.ProtoReflect.Descriptor instead.
 func (*GetTailRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{20}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetTailRequest) GetClusterId() uint64 {
@@ -1511,7 +1607,7 @@ type GetTailResponse struct {
 
 func (x *GetTailResponse) Reset() {
 	*x = GetTailResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1523,7 +1619,7 @@ func (x *GetTailResponse) String() string {
 func (*GetTailResponse) ProtoMessage() {}
 
 func (x *GetTailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1536,7 +1632,7 @@ func (x *GetTailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTailResponse.ProtoReflect.Descriptor instead.
 func (*GetTailResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{21}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetTailResponse) GetEntries() [][]byte {
@@ -1585,7 +1681,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1597,7 +1693,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1610,7 +1706,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{22}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ProbeRequest) GetClusterId() uint64 {
@@ -1647,7 +1743,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1659,7 +1755,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1672,7 +1768,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{23}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ProbeResponse) GetName() string {
@@ -1729,7 +1825,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1837,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1850,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *JoinRequest) GetClusterId() uint64 {
@@ -1847,7 +1943,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1859,7 +1955,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1872,7 +1968,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReceiveRequest) GetMsg() isReceiveRequest_Msg {
@@ -1928,7 +2024,7 @@ type ReceiveOffer struct {
 
 func (x *ReceiveOffer) Reset() {
 	*x = ReceiveOffer{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +2036,7 @@ func (x *ReceiveOffer) String() string {
 func (*ReceiveOffer) ProtoMessage() {}
 
 func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2049,7 @@ func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveOffer.ProtoReflect.Descriptor instead.
 func (*ReceiveOffer) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReceiveOffer) GetMeta() *SnapshotMeta {
@@ -1998,7 +2094,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2106,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2119,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReceiveResponse) GetMsg() isReceiveResponse_Msg {
@@ -2091,7 +2187,7 @@ type ReceiveWant struct {
 
 func (x *ReceiveWant) Reset() {
 	*x = ReceiveWant{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2199,7 @@ func (x *ReceiveWant) String() string {
 func (*ReceiveWant) ProtoMessage() {}
 
 func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2212,7 @@ func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveWant.ProtoReflect.Descriptor instead.
 func (*ReceiveWant) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReceiveWant) GetRanges() []*FileRange {
@@ -2242,7 +2338,12 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x10DigestAtResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"\xc0\x01\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\x12\n" +
+	"\x10SeedQueueRequest\"W\n" +
+	"\x11SeedQueueResponse\x12\x14\n" +
+	"\x05slots\x18\x01 \x01(\rR\x05slots\x12\x12\n" +
+	"\x04free\x18\x02 \x01(\rR\x04free\x12\x18\n" +
+	"\awaiting\x18\x03 \x01(\rR\awaiting\"\xc0\x01\n" +
 	"\x0eGetTailRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
@@ -2303,7 +2404,7 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\v2\x1c.chainfire.v1.TransferResultH\x00R\x04doneB\x05\n" +
 	"\x03msg\">\n" +
 	"\vReceiveWant\x12/\n" +
-	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\xc1\x04\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\x8f\x05\n" +
 	"\x04Seed\x12I\n" +
 	"\bOpenSeed\x12\x1d.chainfire.v1.OpenSeedRequest\x1a\x1e.chainfire.v1.OpenSeedResponse\x12O\n" +
 	"\n" +
@@ -2312,7 +2413,8 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"CloseLease\x12\x1f.chainfire.v1.CloseLeaseRequest\x1a .chainfire.v1.CloseLeaseResponse\x12T\n" +
 	"\vGetSnapshot\x12 .chainfire.v1.GetSnapshotRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x01\x12c\n" +
 	"\x10TransferSnapshot\x12%.chainfire.v1.TransferSnapshotRequest\x1a&.chainfire.v1.TransferSnapshotResponse0\x01\x12I\n" +
-	"\bDigestAt\x12\x1d.chainfire.v1.DigestAtRequest\x1a\x1e.chainfire.v1.DigestAtResponse\x12F\n" +
+	"\bDigestAt\x12\x1d.chainfire.v1.DigestAtRequest\x1a\x1e.chainfire.v1.DigestAtResponse\x12L\n" +
+	"\tSeedQueue\x12\x1e.chainfire.v1.SeedQueueRequest\x1a\x1f.chainfire.v1.SeedQueueResponse\x12F\n" +
 	"\aGetTail\x12\x1c.chainfire.v1.GetTailRequest\x1a\x1d.chainfire.v1.GetTailResponse2\xdb\x01\n" +
 	"\x05Await\x12@\n" +
 	"\x05Probe\x12\x1a.chainfire.v1.ProbeRequest\x1a\x1b.chainfire.v1.ProbeResponse\x12D\n" +
@@ -2331,7 +2433,7 @@ func file_chainfire_v1_seed_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_seed_proto_rawDescData
 }
 
-var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SnapshotMeta)(nil),             // 0: chainfire.v1.SnapshotMeta
 	(*OpenSeedRequest)(nil),          // 1: chainfire.v1.OpenSeedRequest
@@ -2353,22 +2455,24 @@ var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*TransferResult)(nil),           // 17: chainfire.v1.TransferResult
 	(*DigestAtRequest)(nil),          // 18: chainfire.v1.DigestAtRequest
 	(*DigestAtResponse)(nil),         // 19: chainfire.v1.DigestAtResponse
-	(*GetTailRequest)(nil),           // 20: chainfire.v1.GetTailRequest
-	(*GetTailResponse)(nil),          // 21: chainfire.v1.GetTailResponse
-	(*ProbeRequest)(nil),             // 22: chainfire.v1.ProbeRequest
-	(*ProbeResponse)(nil),            // 23: chainfire.v1.ProbeResponse
-	(*JoinRequest)(nil),              // 24: chainfire.v1.JoinRequest
-	(*ReceiveRequest)(nil),           // 25: chainfire.v1.ReceiveRequest
-	(*ReceiveOffer)(nil),             // 26: chainfire.v1.ReceiveOffer
-	(*ReceiveResponse)(nil),          // 27: chainfire.v1.ReceiveResponse
-	(*ReceiveWant)(nil),              // 28: chainfire.v1.ReceiveWant
-	(*v1.Position)(nil),              // 29: chainfire.entry.v1.Position
-	(*TransferProgress)(nil),         // 30: chainfire.v1.TransferProgress
-	(*MemberAddResponse)(nil),        // 31: chainfire.v1.MemberAddResponse
+	(*SeedQueueRequest)(nil),         // 20: chainfire.v1.SeedQueueRequest
+	(*SeedQueueResponse)(nil),        // 21: chainfire.v1.SeedQueueResponse
+	(*GetTailRequest)(nil),           // 22: chainfire.v1.GetTailRequest
+	(*GetTailResponse)(nil),          // 23: chainfire.v1.GetTailResponse
+	(*ProbeRequest)(nil),             // 24: chainfire.v1.ProbeRequest
+	(*ProbeResponse)(nil),            // 25: chainfire.v1.ProbeResponse
+	(*JoinRequest)(nil),              // 26: chainfire.v1.JoinRequest
+	(*ReceiveRequest)(nil),           // 27: chainfire.v1.ReceiveRequest
+	(*ReceiveOffer)(nil),             // 28: chainfire.v1.ReceiveOffer
+	(*ReceiveResponse)(nil),          // 29: chainfire.v1.ReceiveResponse
+	(*ReceiveWant)(nil),              // 30: chainfire.v1.ReceiveWant
+	(*v1.Position)(nil),              // 31: chainfire.entry.v1.Position
+	(*TransferProgress)(nil),         // 32: chainfire.v1.TransferProgress
+	(*MemberAddResponse)(nil),        // 33: chainfire.v1.MemberAddResponse
 }
 var file_chainfire_v1_seed_proto_depIdxs = []int32{
-	29, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
-	29, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
+	31, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
+	31, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
 	0,  // 2: chainfire.v1.OpenSeedResponse.meta:type_name -> chainfire.v1.SnapshotMeta
 	7,  // 3: chainfire.v1.GetSnapshotRequest.ranges:type_name -> chainfire.v1.FileRange
 	10, // 4: chainfire.v1.GetSnapshotResponse.begin:type_name -> chainfire.v1.FrameBegin
@@ -2376,16 +2480,16 @@ var file_chainfire_v1_seed_proto_depIdxs = []int32{
 	12, // 6: chainfire.v1.GetSnapshotResponse.file_end:type_name -> chainfire.v1.FrameFileEnd
 	13, // 7: chainfire.v1.GetSnapshotResponse.end:type_name -> chainfire.v1.FrameEnd
 	14, // 8: chainfire.v1.GetSnapshotResponse.error:type_name -> chainfire.v1.FrameError
-	30, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
+	32, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
 	17, // 10: chainfire.v1.TransferSnapshotResponse.result:type_name -> chainfire.v1.TransferResult
 	0,  // 11: chainfire.v1.TransferResult.meta:type_name -> chainfire.v1.SnapshotMeta
-	29, // 12: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
-	29, // 13: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
-	26, // 14: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
+	31, // 12: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
+	31, // 13: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
+	28, // 14: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
 	9,  // 15: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
 	0,  // 16: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
-	28, // 17: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
-	30, // 18: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
+	30, // 17: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
+	32, // 18: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
 	17, // 19: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
 	7,  // 20: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
 	1,  // 21: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
@@ -2394,22 +2498,24 @@ var file_chainfire_v1_seed_proto_depIdxs = []int32{
 	8,  // 24: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
 	15, // 25: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
 	18, // 26: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
-	20, // 27: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
-	22, // 28: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
-	24, // 29: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
-	25, // 30: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
-	2,  // 31: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
-	4,  // 32: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
-	6,  // 33: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
-	9,  // 34: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
-	16, // 35: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
-	19, // 36: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
-	21, // 37: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
-	23, // 38: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
-	31, // 39: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
-	27, // 40: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
-	31, // [31:41] is the sub-list for method output_type
-	21, // [21:31] is the sub-list for method input_type
+	20, // 27: chainfire.v1.Seed.SeedQueue:input_type -> chainfire.v1.SeedQueueRequest
+	22, // 28: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
+	24, // 29: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
+	26, // 30: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
+	27, // 31: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
+	2,  // 32: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
+	4,  // 33: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
+	6,  // 34: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
+	9,  // 35: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
+	16, // 36: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
+	19, // 37: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
+	21, // 38: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
+	23, // 39: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
+	25, // 40: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
+	33, // 41: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
+	29, // 42: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
+	32, // [32:43] is the sub-list for method output_type
+	21, // [21:32] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -2432,11 +2538,11 @@ func file_chainfire_v1_seed_proto_init() {
 		(*TransferSnapshotResponse_Transfer)(nil),
 		(*TransferSnapshotResponse_Result)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[25].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[27].OneofWrappers = []any{
 		(*ReceiveRequest_Offer)(nil),
 		(*ReceiveRequest_Frame)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[27].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[29].OneofWrappers = []any{
 		(*ReceiveResponse_Want)(nil),
 		(*ReceiveResponse_Progress)(nil),
 		(*ReceiveResponse_Done)(nil),
@@ -2447,7 +2553,7 @@ func file_chainfire_v1_seed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_seed_proto_rawDesc), len(file_chainfire_v1_seed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -27,6 +27,7 @@ const (
 	Seed_GetSnapshot_FullMethodName      = "/chainfire.v1.Seed/GetSnapshot"
 	Seed_TransferSnapshot_FullMethodName = "/chainfire.v1.Seed/TransferSnapshot"
 	Seed_DigestAt_FullMethodName         = "/chainfire.v1.Seed/DigestAt"
+	Seed_SeedQueue_FullMethodName        = "/chainfire.v1.Seed/SeedQueue"
 	Seed_GetTail_FullMethodName          = "/chainfire.v1.Seed/GetTail"
 )
 
@@ -46,6 +47,8 @@ type SeedClient interface {
 	TransferSnapshot(ctx context.Context, in *TransferSnapshotRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TransferSnapshotResponse], error)
 	// DigestAt answers the state digest at an applied index.
 	DigestAt(ctx context.Context, in *DigestAtRequest, opts ...grpc.CallOption) (*DigestAtResponse, error)
+	// SeedQueue tells who is served and who waits, at once.
+	SeedQueue(ctx context.Context, in *SeedQueueRequest, opts ...grpc.CallOption) (*SeedQueueResponse, error)
 	// GetTail answers entries that this member has applied after a position, and what is needed
 	// to foresee how a seed ends.
 	GetTail(ctx context.Context, in *GetTailRequest, opts ...grpc.CallOption) (*GetTailResponse, error)
@@ -137,6 +140,16 @@ func (c *seedClient) DigestAt(ctx context.Context, in *DigestAtRequest, opts ...
 	return out, nil
 }
 
+func (c *seedClient) SeedQueue(ctx context.Context, in *SeedQueueRequest, opts ...grpc.CallOption) (*SeedQueueResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SeedQueueResponse)
+	err := c.cc.Invoke(ctx, Seed_SeedQueue_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *seedClient) GetTail(ctx context.Context, in *GetTailRequest, opts ...grpc.CallOption) (*GetTailResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(GetTailResponse)
@@ -163,6 +176,8 @@ type SeedServer interface {
 	TransferSnapshot(*TransferSnapshotRequest, grpc.ServerStreamingServer[TransferSnapshotResponse]) error
 	// DigestAt answers the state digest at an applied index.
 	DigestAt(context.Context, *DigestAtRequest) (*DigestAtResponse, error)
+	// SeedQueue tells who is served and who waits, at once.
+	SeedQueue(context.Context, *SeedQueueRequest) (*SeedQueueResponse, error)
 	// GetTail answers entries that this member has applied after a position, and what is needed
 	// to foresee how a seed ends.
 	GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error)
@@ -193,6 +208,9 @@ func (UnimplementedSeedServer) TransferSnapshot(*TransferSnapshotRequest, grpc.S
 }
 func (UnimplementedSeedServer) DigestAt(context.Context, *DigestAtRequest) (*DigestAtResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DigestAt not implemented")
+}
+func (UnimplementedSeedServer) SeedQueue(context.Context, *SeedQueueRequest) (*SeedQueueResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SeedQueue not implemented")
 }
 func (UnimplementedSeedServer) GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTail not implemented")
@@ -312,6 +330,24 @@ func _Seed_DigestAt_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Seed_SeedQueue_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SeedQueueRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SeedServer).SeedQueue(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Seed_SeedQueue_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SeedServer).SeedQueue(ctx, req.(*SeedQueueRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _Seed_GetTail_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetTailRequest)
 	if err := dec(in); err != nil {
@@ -352,6 +388,10 @@ var Seed_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DigestAt",
 			Handler:    _Seed_DigestAt_Handler,
+		},
+		{
+			MethodName: "SeedQueue",
+			Handler:    _Seed_SeedQueue_Handler,
 		},
 		{
 			MethodName: "GetTail",

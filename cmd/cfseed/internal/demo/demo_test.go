@@ -27,6 +27,7 @@ type silence struct{}
 func (silence) Phase(string)                       {}
 func (silence) Transfer(_, _, _ uint64, _ float64) {}
 func (silence) Forecast(*chainfirev1.Forecast)     {}
+func (silence) Queued(*chainfirev1.SeedQueue)      {}
 func (silence) Close(bool)                         {}
 func quiet(load string) Config {
 	return Config{Load: load, Writers: 1, Progress: silence{}, Say: func(string, ...any) {}}

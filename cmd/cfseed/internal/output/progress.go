@@ -25,6 +25,8 @@ type Progress interface {
 	// Forecast says how the transfer will end. It may be told often: it is shown
 	// at first, when it turns, and now and then. nil is none.
 	Forecast(f *chainfirev1.Forecast)
+	// Queued says that the source has no slot yet. nil is none.
+	Queued(q *chainfirev1.SeedQueue)
 	// Close ends the last phase; ok says whether the work was done. It waits
 	// until everything is drawn.
 	Close(ok bool)
@@ -86,6 +88,14 @@ func (l *lines) Forecast(f *chainfirev1.Forecast) {
 	l.log.Log(context.Background(), level, "forecast: "+ForecastLine(f))
 }
 
+func (l *lines) Queued(q *chainfirev1.SeedQueue) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed && q != nil {
+		l.log.Info("waiting for a slot at the source", "source", q.GetSource(), "served", q.GetServed(), "waiting", q.GetWaiting())
+	}
+}
+
 func (l *lines) Close(bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -142,6 +152,14 @@ func (b *bars) Forecast(f *chainfirev1.Forecast) {
 		return
 	}
 	_, _ = fmt.Fprintln(b.screen, ForecastLine(f)) // above the bars; there is nobody else to tell
+}
+
+func (b *bars) Queued(q *chainfirev1.SeedQueue) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.closed && q != nil {
+		_, _ = fmt.Fprintf(b.screen, "waiting for a slot at %s: it serves %d seeds, %d wait\n", q.GetSource(), q.GetServed(), q.GetWaiting())
+	}
 }
 
 // end finishes the current bar; the caller holds mu.

@@ -17,6 +17,7 @@ type silent struct{}
 func (silent) Phase(string)                       {}
 func (silent) Transfer(_, _, _ uint64, _ float64) {}
 func (silent) Forecast(*chainfirev1.Forecast)     {}
+func (silent) Queued(*chainfirev1.SeedQueue)      {}
 func (silent) Close(bool)                         {}
 
 var _ output.Progress = silent{}
