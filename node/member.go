@@ -21,6 +21,7 @@ import (
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
 	"github.com/chainfire/cfseed/raftlog"
+	"github.com/chainfire/cfseed/transfer"
 )
 
 // member is a running member: what runMember has put together.
@@ -35,6 +36,7 @@ type member struct {
 	membership *membership
 	driver     *driver
 	seeds      *seeds
+	pace       *transfer.Pace // seeds give way to writes
 	backend    *backend
 	leader     *leaderWatch
 	stranded   *stranded
@@ -67,13 +69,17 @@ func (n *node) runMember(ctx context.Context, id datadir.Identity, with company)
 // openMember opens the stores of a complete directory and checks one against
 // the other (S3).
 func (n *node) openMember(id datadir.Identity) (m *member, err error) {
-	m = &member{n: n, identity: &identityBox{dir: n.dir, id: id}, cache: pebble.NewCache(n.cfg.CacheBytes), fatal: make(chan error, 1), state: &stateBox{}}
+	m = &member{n: n, identity: &identityBox{dir: n.dir, id: id}, cache: pebble.NewCache(n.cfg.CacheBytes), fatal: make(chan error, 1), state: &stateBox{},
+		pace: transfer.NewPace()}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, m.close())
 		}
 	}()
-	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt, n.metrics.synced)); err != nil {
+	if m.log, err = raftlog.Open(n.dir.Raft(), logOptions(n.cfg, m.corrupt, func(took time.Duration) {
+		n.metrics.synced(took)
+		m.pace.Synced(took)
+	})); err != nil {
 		return m, err
 	}
 	if err := m.checkWhole(); err != nil {

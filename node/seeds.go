@@ -50,7 +50,7 @@ func newSeeds(m *member) (*seeds, error) {
 		return nil, err
 	}
 	s := &seeds{self: m.identity.get().MemberID, ttl: n.cfg.LeaseTTL, cap: n.cfg.LeaseBytes, core: m.core, log: m.log,
-		state: m.state, library: library, served: map[uint64]servedSeed{}, pace: transfer.NewPace(), shareMax: n.cfg.LeaseBytes / 16}
+		state: m.state, library: library, served: map[uint64]servedSeed{}, pace: m.pace, shareMax: n.cfg.LeaseBytes / 16}
 	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
 	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s, Tails: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },

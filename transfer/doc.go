@@ -19,7 +19,8 @@
 //  5. While a seed moves its lease is renewed by both sides at a third of its
 //     TTL; when the lease ends, the transfer ends with fault.LeaseLost.
 //  6. Seeds give way to what the source is there for: all of them together keep
-//     to a Pace that follows how long its writes take, above a floor.
+//     to a Pace that follows how long its writes and the syncs of its log take,
+//     above a floor.
 //
 // # Frames (format version 1)
 //

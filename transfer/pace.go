@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// Pace slows the seeds of a member down while its clients would wait for them.
-// It is told when foreground work (a write) begins and ends, learns how long
-// that usually takes while no seed is sent, and lowers the rate of all seeds
-// together when it takes much longer, down to a floor at which a seed still
-// gets on; it raises the rate while all is well, and without foreground work
-// there soon is none. A nil Pace never waits.
+// Pace slows the seeds of a member down while others would wait for them: its
+// clients, or the cluster for what it writes to its log. It is told when
+// foreground work (a write) begins and ends and how long each sync of the log
+// took, learns how long these usually take while no seed is sent, and lowers the
+// rate of all seeds together when one takes much longer, down to a floor at
+// which a seed still gets on; it raises the rate while all is well, and without
+// foreground work there soon is none. A nil Pace never waits.
 type Pace struct {
 	mu      sync.Mutex
-	usual   time.Duration // smoothed, of foreground work without seeds; 0: not known
-	waiting int           // foreground work under way
-	moved   time.Time     // when the last of it ended, or the first began
-	ended   int           // foreground work ended since the last look
-	took    time.Duration // by all of that together
+	work    gauge
+	syncs   gauge
+	waiting int       // foreground work under way
+	moved   time.Time // when the last of it ended, or the first began
 
 	rate   float64   // bytes per second
 	known  float64   // a rate that was a little too high; 0: none was
@@ -27,6 +27,38 @@ type Pace struct {
 	looked time.Time
 	sent   int // bytes since then
 }
+
+// gauge is how long one kind of work takes, usually and now.
+type gauge struct {
+	usual time.Duration // smoothed, without seeds; 0: not known
+	ended int           // since the last look
+	took  time.Duration // by all of these together
+}
+
+func (g *gauge) note(took time.Duration, seeding bool) {
+	if seeding {
+		g.ended++
+		g.took += took
+		return
+	}
+	if g.usual == 0 {
+		g.usual = took
+	}
+	g.usual += (took - g.usual) / 32
+}
+
+// limit is what the work may take before seeds give way.
+func (g *gauge) limit() time.Duration {
+	usual := g.usual
+	if usual == 0 {
+		usual = 3 * time.Millisecond
+	}
+	return 3*usual/2 + time.Millisecond
+}
+
+func (g *gauge) slow() bool { return g.ended > 0 && g.took/time.Duration(g.ended) > g.limit() }
+
+func (g *gauge) reset() { g.ended, g.took = 0, 0 }
 
 // Rates in bytes per second, and how often they are looked at.
 const (
@@ -64,15 +96,19 @@ func (p *Pace) end(began time.Time) {
 	defer p.mu.Unlock()
 	p.waiting--
 	p.moved = now
-	if now.Sub(p.asked) < paceOver {
-		p.ended++
-		p.took += took
+	p.work.note(took, now.Sub(p.asked) < paceOver)
+}
+
+// Synced says how long a sync of the member's log took. A follower's clients
+// may all be elsewhere: this is what the cluster may wait for it.
+func (p *Pace) Synced(took time.Duration) {
+	if p == nil {
 		return
 	}
-	if p.usual == 0 {
-		p.usual = took
-	}
-	p.usual += (took - p.usual) / 32
+	now := time.Now()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.syncs.note(took, now.Sub(p.asked) < paceOver)
 }
 
 // Wait waits until a seed may send n bytes more.
@@ -89,12 +125,13 @@ func (p *Pace) take(now time.Time, n int) time.Duration {
 	defer p.mu.Unlock()
 	if now.Sub(p.asked) >= paceOver {
 		p.rate, p.known, p.next, p.looked = paceStart, 0, now, now
-		p.sent, p.ended, p.took = 0, 0, 0
+		p.forget()
 	}
 	p.asked = now
 	if span := now.Sub(p.looked); span >= paceLook {
 		p.adjust(now, span)
-		p.looked, p.sent, p.ended, p.took = now, 0, 0, 0
+		p.looked = now
+		p.forget()
 	}
 	at := p.next
 	if at.Before(now) {
@@ -105,20 +142,22 @@ func (p *Pace) take(now time.Time, n int) time.Duration {
 	return at.Sub(now)
 }
 
+// forget begins to count anew.
+func (p *Pace) forget() {
+	p.sent = 0
+	p.work.reset()
+	p.syncs.reset()
+}
+
 // adjust sets the rate by what happened in the span up to now.
 func (p *Pace) adjust(now time.Time, span time.Duration) {
-	usual := p.usual
-	if usual == 0 {
-		usual = 3 * time.Millisecond
-	}
-	limit := 3*usual/2 + time.Millisecond
 	achieved := float64(p.sent) / span.Seconds()
 	switch {
-	case p.ended > 0 && p.took/time.Duration(p.ended) > limit, p.waiting > 0 && now.Sub(p.moved) > limit:
+	case p.work.slow(), p.syncs.slow(), p.waiting > 0 && now.Sub(p.moved) > p.work.limit():
 		p.known = p.rate
 		p.rate = max(paceFloor, 0.75*p.rate)
 	case achieved < p.rate/2: // something else is the bottleneck
-	case p.ended == 0 && p.waiting == 0:
+	case p.work.ended == 0 && p.syncs.ended == 0 && p.waiting == 0:
 		p.rate = min(paceTop, 1.5*p.rate)
 	case p.rate < 0.9*p.known: // well below what was too much: soon
 		p.rate = min(1.1*p.rate, 0.9*p.known)
