@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 )
@@ -72,6 +73,9 @@ func TestLogCompactedDuringSlowPull(t *testing.T) {
 	})
 	line.limit(0)
 	r := pull.ok(60 * time.Second)
+	if !strings.Contains(r.Stderr, "forecast: ") { // of what kind, the writes decide
+		t.Errorf("no forecast of a slow pull: %s", r.Stderr)
+	}
 	after := c.MustAsk("status")
 	if first := after.Num("first_index"); first > r.Num("position", "index")+1 {
 		t.Errorf("the log begins at %.0f, the seed is at %.0f", first, r.Num("position", "index"))
@@ -199,7 +203,11 @@ func TestByteCapReached(t *testing.T) {
 	}
 	data.more(40)
 	c.awaitNoLeaseOf(member)
-	ended(t, "a pull whose lease ended", pull.wait(30*time.Second), 1, "lease_lost")
+	lost := pull.wait(30 * time.Second)
+	ended(t, "a pull whose lease ended", lost, 1, "lease_lost")
+	if foretold := "will not converge: "; !strings.Contains(lost.Stderr, foretold) || !strings.Contains(lost.Stderr, "--lease-bytes above") {
+		t.Errorf("nobody was told before that the lease would end: %s", lost.Stderr)
+	}
 	notANode(t, n.DataDir)
 	data.awaitTruncated(0)
 	data.more(80) // the log goes on being dropped

@@ -52,7 +52,9 @@ func foresee(from, to look) *chainfirev1.Forecast {
 	if spare := float64(to.room) - float64(to.used); spare > 0 && written > 0 {
 		f.NeededBytesPerSecond = max(written, left*line/fetched/(spare/written))
 	}
-	f.LeaseBytesNeeded = uint64(used)
+	if used > float64(to.room) {
+		f.LeaseBytesNeeded = uint64(used)
+	}
 	return f
 }
 

@@ -513,7 +513,7 @@ type Forecast struct {
 	WrittenBytesPerSecond float64                `protobuf:"fixed64,4,opt,name=written_bytes_per_second,json=writtenBytesPerSecond,proto3" json:"written_bytes_per_second,omitempty"` // to the log
 	FetchedBytesPerSecond float64                `protobuf:"fixed64,5,opt,name=fetched_bytes_per_second,json=fetchedBytesPerSecond,proto3" json:"fetched_bytes_per_second,omitempty"`
 	NeededBytesPerSecond  float64                `protobuf:"fixed64,6,opt,name=needed_bytes_per_second,json=neededBytesPerSecond,proto3" json:"needed_bytes_per_second,omitempty"` // at which it would converge
-	LeaseBytesNeeded      uint64                 `protobuf:"varint,7,opt,name=lease_bytes_needed,json=leaseBytesNeeded,proto3" json:"lease_bytes_needed,omitempty"`                // with which it would converge
+	LeaseBytesNeeded      uint64                 `protobuf:"varint,7,opt,name=lease_bytes_needed,json=leaseBytesNeeded,proto3" json:"lease_bytes_needed,omitempty"`                // with which it would converge as well; 0 = more room does not help
 	unknownFields         protoimpl.UnknownFields
 	sizeCache             protoimpl.SizeCache
 }

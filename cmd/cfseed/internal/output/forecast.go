@@ -16,8 +16,11 @@ func ForecastLine(f *chainfirev1.Forecast) string {
 		return fmt.Sprintf("done in %s; about %d entries behind then (%s written, %s fetched)",
 			roughly(f.GetSeconds()), f.GetEntriesBehind(), written, fetched)
 	}
-	return fmt.Sprintf("will not converge: %s written, %s fetched; raise --rate-limit above %s or --lease-bytes above %s",
-		written, fetched, speed(f.GetNeededBytesPerSecond()), Size(f.GetLeaseBytesNeeded()))
+	line := fmt.Sprintf("will not converge: %s written, %s fetched; raise --rate-limit above %s", written, fetched, speed(f.GetNeededBytesPerSecond()))
+	if room := f.GetLeaseBytesNeeded(); room > 0 {
+		line += " or --lease-bytes above " + Size(room)
+	}
+	return line
 }
 
 func speed(bytesPerSecond float64) string { return Size(uint64(bytesPerSecond)) + "/s" }
