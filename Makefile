@@ -35,8 +35,13 @@ fuzz: ## every fuzz target for FUZZTIME each
 bench-join: ## what a join costs, beside copying the files (minutes)
 	$(GO) run ./cmd/cfseed bench join --out bench-join.json
 
+.PHONY: etcd
+etcd: ## etcd's own server into .bin, for bench-seed to compare with
+	mkdir -p .bin
+	cd testdata/etcd && $(GO) build -o ../../.bin/etcd .
+
 .PHONY: bench-seed
-bench-seed: ## what a seed costs, table by table, with pictures (most of an hour)
+bench-seed: ## what a seed costs, table by table, with pictures; with etcd after make etcd (most of an hour)
 	mkdir -p .bin
 	PATH="$(CURDIR)/.bin:$$PATH" $(GO) run ./cmd/cfseed bench seed --out .bin/bench-seed.json --plots .bin/bench-seed
 

@@ -108,7 +108,7 @@ func Run(ctx context.Context, cfg Config) (rep Report, err error) {
 		for _, size := range cfg.Sizes {
 			c, err := cell(ctx, cfg, dir, members, size)
 			if err != nil {
-				return rep, fmt.Errorf("%s, %s: %w", memberCount(members), output.Size(size), err)
+				return rep, fmt.Errorf("%s, %s: %w", MemberCount(members), output.Size(size), err)
 			}
 			c.Rows = rows(c)
 			rep.Cells = append(rep.Cells, c)

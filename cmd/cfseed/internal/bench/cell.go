@@ -37,8 +37,8 @@ func cell(ctx context.Context, cfg Config, parent string, members int, size uint
 	if err := r.Grow(ctx, members); err != nil {
 		return rep, err
 	}
-	cfg.Say("%s: %d values of %d bytes, loaded in %.1f s", memberCount(members), rep.Values, cfg.ValueSize, rep.LoadSeconds)
-	rep.Samples, err = Runs(ctx, r, Plan{Name: fmt.Sprintf("%s, %s", memberCount(members), output.Size(size)), Runs: cfg.Runs, Quiet: cfg.Quiet,
+	cfg.Say("%s: %d values of %d bytes, loaded in %.1f s", MemberCount(members), rep.Values, cfg.ValueSize, rep.LoadSeconds)
+	rep.Samples, err = Runs(ctx, r, Plan{Name: fmt.Sprintf("%s, %s", MemberCount(members), output.Size(size)), Runs: cfg.Runs, Quiet: cfg.Quiet, Copy: true, Control: true,
 		Puts: workload.Puts{Rate: cfg.Rate, ValueSize: cfg.ValueSize, Seed: cfg.Seed + 1}, Progress: cfg.Progress, Say: cfg.Say})
 	return rep, err
 }
@@ -49,6 +49,8 @@ type Plan struct {
 	Runs     int
 	Quiet    time.Duration
 	Puts     workload.Puts
+	Copy     bool // copy the source's data directory as well, in turns
+	Control  bool // and a second start, with the load alone
 	Progress output.Progress
 	Say      func(format string, args ...any)
 }
@@ -79,10 +81,13 @@ type course struct {
 
 // run is one run, see the package comment.
 func (c *course) run(ctx context.Context, number int) (Sample, error) {
-	s := Sample{Run: number, CopyFirst: number%2 == 1, LoadAverage: measure.LoadAverageNow()}
+	s := Sample{Run: number, CopyFirst: c.plan.Copy && number%2 == 1, LoadAverage: measure.LoadAverageNow()}
 	err := c.UnderLoad(ctx, c.plan.Puts, func() (err error) {
 		if s.PutQuiet, err = c.During(ctx, func() error { return workload.Pause(ctx, c.plan.Quiet) }); err != nil {
 			return err
+		}
+		if !c.plan.Copy {
+			return c.seed(ctx, &s)
 		}
 		first, second := c.seed, c.copy
 		if s.CopyFirst {
@@ -96,7 +101,7 @@ func (c *course) run(ctx context.Context, number int) (Sample, error) {
 		}
 		return second(ctx, &s)
 	})
-	if err != nil {
+	if err != nil || !c.plan.Control {
 		return s, err
 	}
 	return s, c.UnderLoad(ctx, c.plan.Puts, func() error {

@@ -69,14 +69,7 @@ func phaseRows(c Cell, row func(string, string, func(Sample) float64) measure.Ro
 	}
 	var out []measure.Row
 	for _, p := range c.Samples[0].Phases {
-		out = append(out, row("  "+p.Name, "s", func(s Sample) float64 {
-			for _, q := range s.Phases {
-				if q.Name == p.Name {
-					return q.Seconds
-				}
-			}
-			return 0
-		}))
+		out = append(out, row("  "+p.Name, "s", func(s Sample) float64 { return output.PhaseSeconds(s.Phases, p.Name) }))
 	}
 	return out
 }
@@ -87,12 +80,13 @@ func (r Report) Write(w io.Writer) {
 	fmt.Fprintf(w, "load        average at the start %s; %d puts/s in every window\n", r.Machine.LoadAverage, r.Rate)
 	for _, c := range r.Cells {
 		fmt.Fprintf(w, "\n%s, %s in %d values of %d bytes, loaded in %.1f s; runs: %d\n",
-			memberCount(c.Members), output.Size(c.Bytes), c.Values, c.ValueSize, c.LoadSeconds, len(c.Samples))
+			MemberCount(c.Members), output.Size(c.Bytes), c.Values, c.ValueSize, c.LoadSeconds, len(c.Samples))
 		measure.WriteRows(w, c.Rows)
 	}
 }
 
-func memberCount(members int) string {
+// MemberCount gives "1 member", "3 members".
+func MemberCount(members int) string {
 	if members == 1 {
 		return "1 member"
 	}

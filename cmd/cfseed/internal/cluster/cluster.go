@@ -79,6 +79,15 @@ func (c *Cluster) Remove(p *Process) error {
 	return errors.Join(stop(context.Background(), []*Process{p}), os.RemoveAll(p.DataDir))
 }
 
+// Retire ends a process cleanly, if it runs, and forgets it; its data directory
+// stays.
+func (c *Cluster) Retire(ctx context.Context, p *Process) error {
+	c.mu.Lock()
+	c.nodes = slices.DeleteFunc(c.nodes, func(o *Process) bool { return o == p })
+	c.mu.Unlock()
+	return stop(ctx, []*Process{p})
+}
+
 // Nodes are the processes started and not removed, in the order of their start.
 func (c *Cluster) Nodes() []*Process {
 	c.mu.Lock()

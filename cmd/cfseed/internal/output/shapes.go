@@ -97,6 +97,16 @@ type Phase struct {
 	Seconds float64 `json:"seconds"`
 }
 
+// PhaseSeconds is the time of a phase; 0 when it was not there.
+func PhaseSeconds(phases []Phase, name string) float64 {
+	for _, p := range phases {
+		if p.Name == name {
+			return p.Seconds
+		}
+	}
+	return 0
+}
+
 // MemberAdd is the result of a join. What is not known is nil.
 type MemberAdd struct {
 	MemberID          ID        `json:"member_id"`

@@ -19,7 +19,8 @@ import (
 type ground struct {
 	cfg       Config
 	dir       string
-	templates map[uint64]template // by size
+	templates map[uint64]template     // by size
+	pulls     map[uint64][]Throughput // by size, for the projection
 }
 
 // template is the data directory of a stopped member that holds one size.

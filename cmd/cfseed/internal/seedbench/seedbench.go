@@ -72,6 +72,12 @@ type part struct {
 func parts() []part {
 	return []part{
 		{"throughput", throughput},
+		{"admit", admit},
+		{"leader", leader},
+		{"delta", delta},
+		{"many", many},
+		{"etcd", etcd},
+		{"projection", projection},
 	}
 }
 
@@ -114,7 +120,7 @@ func Run(ctx context.Context, cfg Config) (rep Report, err error) {
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	rep.Machine = measure.MachineAt(dir)
-	g := &ground{cfg: cfg, dir: dir, templates: map[uint64]template{}}
+	g := &ground{cfg: cfg, dir: dir, templates: map[uint64]template{}, pulls: map[uint64][]Throughput{}}
 	for _, p := range parts() {
 		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, p.name) {
 			continue
@@ -176,6 +182,7 @@ func (r Report) Write(w io.Writer) {
 			measure.WriteRows(w, t.Rows)
 		}
 		if len(t.Grid) > 0 {
+			fmt.Fprintln(w)
 			output.Table(w, t.Grid...)
 		}
 	}

@@ -53,21 +53,6 @@ func TestValueSize(t *testing.T) {
 	}
 }
 
-// tables are made by name from invented samples of the given runs, in which
-// everything grows with the number of the run.
-var tables = map[string]func(runs []int) []Table{
-	"throughput": func(runs []int) []Table {
-		var samples []Throughput
-		for _, n := range runs {
-			f := float64(n)
-			samples = append(samples, Throughput{Run: n, Logical: 2 << 30, Sides: map[string]float64{"copy + fsync": 2, "tar over TCP": 3},
-				Pull:   Pulled{Seconds: 2 * f, BytesTotal: 1 << 30, BytesWire: 1 << 30, Target: measure.Usage{CPUSeconds: f / 2, PeakRSS: uint64(100+20*n) << 20}},
-				Source: measure.Usage{CPUSeconds: f / 4, PeakRSS: uint64(100+30*n) << 20}, Control: measure.Usage{PeakRSS: 100 << 20}, OtherCores: 0.5})
-		}
-		return []Table{throughputTable(template{size: 2 << 30, values: 1 << 21, valueSize: 1024}, samples)}
-	},
-}
-
 // TestTables is each table as text, from invented samples: within all bounds,
 // and with shortfalls, which are rows as well.
 func TestTables(t *testing.T) {

@@ -73,6 +73,7 @@ func throughputOf(ctx context.Context, g *ground, size uint64) (t Table, err err
 			c.samples = append(c.samples, s)
 		}
 	}
+	g.pulls[size] = c.samples
 	return throughputTable(loaded, c.samples), nil
 }
 

@@ -19,7 +19,7 @@ import (
 )
 
 const (
-	// loaders are transactions under way at a time while a cell is loaded.
+	// loaders are transactions under way at a time while a member is loaded.
 	loaders = 8
 	// putPatience bounds one put of the load, and so the wait for a window.
 	putPatience = 10 * time.Second
@@ -29,6 +29,27 @@ const (
 
 // Fill puts count values of the generator into the member at client.
 func Fill(ctx context.Context, client string, seed uint64, count, valueSize int) error {
+	return write(ctx, client, (count+batchPuts-1)/batchPuts, func(number int) []pair {
+		return batch(seed, uint64(number), min(batchPuts, count-number*batchPuts), valueSize)
+	})
+}
+
+// Change gives the values of some of the keys that Fill has put, by their
+// numbers, other content. No number stands twice.
+func Change(ctx context.Context, client string, seed uint64, numbers []int, valueSize int) error {
+	return write(ctx, client, (len(numbers)+batchPuts-1)/batchPuts, func(number int) []pair {
+		from := number * batchPuts
+		part := numbers[from:min(from+batchPuts, len(numbers))]
+		out := batch(seed, uint64(number), len(part), valueSize)
+		for i, n := range part {
+			out[i].key = keyOf(uint64(n))
+		}
+		return out
+	})
+}
+
+// write puts batches, each in one transaction, several at a time.
+func write(ctx context.Context, client string, batches int, of func(number int) []pair) error {
 	conn, err := netsec.Dial(client, netsec.Files{})
 	if err != nil {
 		return err
@@ -41,17 +62,43 @@ func Fill(ctx context.Context, client string, seed uint64, count, valueSize int)
 		g.Go(func() error {
 			for {
 				number := int(next.Add(1)) - 1
-				n := min(batchPuts, count-number*batchPuts)
-				if n <= 0 {
+				if number >= batches {
 					return nil
 				}
-				if _, err := kv.Txn(gctx, putAll(batch(seed, uint64(number), n, valueSize))); err != nil {
+				if _, err := kv.Txn(gctx, putAll(of(number))); err != nil {
 					return fault.New(fault.Internal, "load", err)
 				}
 			}
 		})
 	}
 	return g.Wait()
+}
+
+// Most is how many puts a second a member takes from so many clients, each of
+// which waits for an answer before it puts again, over a span of time.
+func Most(ctx context.Context, client string, clients int, puts Puts, span time.Duration) (perSecond float64, err error) {
+	conn, err := netsec.Dial(client, netsec.Files{})
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close() //nolint:errcheck // every put was answered
+	kv := pb.NewKVClient(conn)
+	var next, done atomic.Int64
+	began := time.Now()
+	g, gctx := errgroup.WithContext(ctx)
+	for range clients {
+		g.Go(func() error {
+			for time.Since(began) < span {
+				if _, err := kv.Put(gctx, puts.request(int(next.Add(1)))); err != nil {
+					return fault.New(fault.Internal, "load", err)
+				}
+				done.Add(1)
+			}
+			return nil
+		})
+	}
+	err = g.Wait()
+	return float64(done.Load()) / time.Since(began).Seconds(), err
 }
 
 func putAll(pairs []pair) *pb.TxnRequest {
@@ -70,13 +117,18 @@ type Puts struct {
 	Seed      uint64
 }
 
+// request is the n-th put: a few keys are written over and over.
+func (p Puts) request(n int) *pb.PutRequest {
+	one := batch(p.Seed, uint64(n), 1, p.ValueSize)[0]
+	return &pb.PutRequest{Key: fmt.Appendf(nil, "load/%06d", n%loadKeys), Value: one.value}
+}
+
 // Load offers puts at a constant rate, whether earlier ones were answered or
 // not: a put that waits does not keep those after it from being due.
 type Load struct {
 	kv    pb.KVClient
 	every time.Duration
-	size  int
-	seed  uint64
+	what  Puts
 
 	mu   sync.Mutex
 	puts []*offered
@@ -95,7 +147,7 @@ func Offer(ctx context.Context, client string, puts Puts) (l *Load, stop func() 
 	if err != nil {
 		return nil, nil, err
 	}
-	l = &Load{kv: pb.NewKVClient(conn), every: time.Second / time.Duration(puts.Rate), size: puts.ValueSize, seed: puts.Seed}
+	l = &Load{kv: pb.NewKVClient(conn), every: time.Second / time.Duration(puts.Rate), what: puts}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	wg.Go(func() { l.pace(ctx, &wg) })
@@ -125,8 +177,7 @@ func (l *Load) pace(ctx context.Context, wg *sync.WaitGroup) {
 func (l *Load) put(ctx context.Context, p *offered, n int) {
 	ctx, cancel := context.WithTimeout(ctx, putPatience)
 	defer cancel()
-	one := batch(l.seed, uint64(n), 1, l.size)[0]
-	_, err := l.kv.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "load/%06d", n%loadKeys), Value: one.value})
+	_, err := l.kv.Put(ctx, l.what.request(n))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p.took, p.failed = max(time.Since(p.due), 1), err != nil
