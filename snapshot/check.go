@@ -140,7 +140,7 @@ func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (see
 		return seen, nil
 	}
 	forgetCached(f)
-	sums, err := sumChunks(ctx, &inTurn{f, &s.disk}, entry.Size, s.m.ChunkSize, s.bufs)
+	sums, err := sumChunks(ctx, &inTurn{&directFile{File: f}, &s.disk}, entry.Size, s.m.ChunkSize, s.bufs)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return sumKey{}, fault.New(fault.Corrupt, op, err).At(path)
 	}

@@ -23,6 +23,12 @@
 // can make a stage believe in bytes that are not there. If another seed is
 // staged, files with equal digests are taken over and the rest is dropped.
 //
+// What goes into the files goes past the page cache where that can be: whole
+// blocks are written straight from memory, one chunk at a time, and read back
+// from the disk itself. It saves the processor two copies of every byte, and
+// leaves in the cache what others have there. A new member's tables come into
+// the cache as they are read.
+//
 // # Install
 //
 // Each step is durable before the next one begins:

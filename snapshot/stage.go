@@ -2,8 +2,6 @@ package snapshot
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"math/bits"
 	"sync"
 
@@ -293,47 +291,6 @@ func (s *Stage) Put(file, index int, data []byte) error {
 		f.checked, _ = s.readBackFile(context.Background(), file, sumKey{})
 	}
 	return nil
-}
-
-// write writes at an offset and, with the last chunk of a file, syncs it, so
-// that most of the syncing is done while other files are still on their way. A
-// file whose sync failed is removed: the kernel may have dropped its bytes and
-// will not say so again.
-//
-// The bytes go to the disk at once, those of one chunk at a time: whoever else
-// syncs to the same disk, such as the log of a member, waits for what is queued
-// before it.
-func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
-	f, err := s.fs.OpenReadWrite(s.path(file), vfs.WriteCategoryUnspecified)
-	if err != nil {
-		return err
-	}
-	n, err := f.WriteAt(data, offset)
-	if err == nil && n != len(data) {
-		err = fmt.Errorf("wrote %d of %d bytes", n, len(data))
-	}
-	if err == nil {
-		if err = s.writeBack(f, offset+int64(n), whole); err != nil {
-			return errors.Join(err, f.Close(), s.fs.Remove(s.path(file)))
-		}
-	}
-	return errors.Join(err, f.Close())
-}
-
-// writeBack has the dirty bytes of f before end written and waits for them:
-// SyncTo starts what is dirty, after what it started before is written. A whole
-// file is synced.
-func (s *Stage) writeBack(f vfs.File, end int64, whole bool) error {
-	s.disk.Lock()
-	defer s.disk.Unlock()
-	full, err := f.SyncTo(end)
-	if err == nil && !full {
-		_, err = f.SyncTo(end)
-	}
-	if err == nil && whole {
-		err = f.Sync()
-	}
-	return err
 }
 
 // broken gives the error that ended this stage.

@@ -1,0 +1,70 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// write writes at an offset and, with the last chunk of a file, syncs it, so
+// that most of the syncing is done while other files are still on their way. A
+// file whose sync failed is removed: the kernel may have dropped its bytes and
+// will not say so again.
+//
+// The bytes go to the disk at once, those of one chunk at a time: whoever else
+// syncs to the same disk, such as the log of a member, waits for what is queued
+// before it. Where they can, they go past the page cache, which costs a copy
+// and in which they would not stay: what is checked is what the disk has.
+func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
+	f, err := s.fs.OpenReadWrite(s.path(file), vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	direct := &directFile{File: f}
+	n, err := s.writeDirect(direct, data, offset)
+	cached := n < len(data)
+	if err == nil && cached {
+		var m int
+		m, err = direct.cached(data[n:], offset+int64(n), f.WriteAt)
+		n += m
+	}
+	if err == nil && n != len(data) {
+		err = fmt.Errorf("wrote %d of %d bytes", n, len(data))
+	}
+	if err == nil {
+		if err = s.writeBack(f, offset+int64(n), cached, whole); err != nil {
+			return errors.Join(err, f.Close(), s.fs.Remove(s.path(file)))
+		}
+	}
+	return errors.Join(err, f.Close())
+}
+
+// writeDirect writes what can go past the page cache, in one piece, and waits
+// for the disk. It gives how many bytes that were.
+func (s *Stage) writeDirect(f *directFile, data []byte, offset int64) (int, error) {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	return f.direct(data, offset, f.File.WriteAt)
+}
+
+// writeBack has the dirty bytes of f before end written, if there are any, and
+// waits for them: SyncTo starts what is dirty, after what it started before is
+// written. A whole file is synced.
+func (s *Stage) writeBack(f vfs.File, end int64, dirty, whole bool) error {
+	s.disk.Lock()
+	defer s.disk.Unlock()
+	if dirty {
+		full, err := f.SyncTo(end)
+		if err == nil && !full {
+			_, err = f.SyncTo(end)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if whole {
+		return f.Sync()
+	}
+	return nil
+}
