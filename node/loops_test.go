@@ -12,7 +12,7 @@ import (
 // TestLoopThatEndsEndsTheNode: each loop of a member, told alone that it is
 // over, ends without an error of its own. The node does not go on without it.
 func TestLoopThatEndsEndsTheNode(t *testing.T) {
-	for _, name := range []string{"ready", "append", "apply", "transport", "peer service", "client service", "membership", "flusher", "seeds",
+	for _, name := range []string{"ready", "append", "apply", "transport", "peer service", "client service", "membership", "flusher", "seeds", "sums",
 		"client door", "peer door"} {
 		t.Run(name, func(t *testing.T) {
 			over, ended := make(chan struct{}), make(chan error, 1)

@@ -256,6 +256,7 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	g.Go(loops.lasting(gctx, "membership", m.membership.run))
 	g.Go(loops.lasting(gctx, "flusher", m.flusher))
 	g.Go(loops.lasting(gctx, "seeds", m.seeds.run))
+	g.Go(loops.lasting(gctx, "sums", m.seeds.sumAhead))
 	g.Go(func() error {
 		select {
 		case <-gctx.Done():

@@ -269,6 +269,11 @@ func (s *seeds) progress() []clusterapi.SeedProgress {
 
 func (s *seeds) run(ctx context.Context) error { return s.raft.run(ctx) }
 
+// sumAhead sums tables of the current state before a seed is asked for.
+func (s *seeds) sumAhead(ctx context.Context) error {
+	return s.library.SumAhead(ctx, func() string { return s.state.machine().Store().Dir() })
+}
+
 func (s *seeds) close() error {
 	s.leave()
 	return errors.Join(s.server.Close(), s.raft.close(), s.library.Close())

@@ -10,6 +10,11 @@
 // counts the seeds a member serves; FromStopped makes one from the data
 // directory of a member that does not run.
 //
+// Tables never change, so their chunks are summed once: by the first capture
+// that has them, or before one is asked for, slowly, by SumAhead. A sum belongs
+// to a name, size, device, inode and time of writing and is kept in memory
+// only. It is checked whenever a chunk is read.
+//
 // # Stage
 //
 // A seed on its way in lies in staging/ of the target's data directory:

@@ -32,22 +32,39 @@ func sumKeyOf(entry *manifest.File, info vfs.FileInfo) (sumKey, bool) {
 
 type sumCacheEntries map[sumKey][]uint64
 
-// sumCache keeps the chunk sums of the last capture, so that the next one reads
-// only tables written since. Should it ever be wrong, ReadChunk finds out.
+// sumCache keeps the chunk sums of the last capture and those made ahead of the
+// next one, so that it reads only tables written since. Should it ever be
+// wrong, ReadChunk finds out.
 type sumCache struct {
 	mu      sync.Mutex
-	entries sumCacheEntries
+	entries sumCacheEntries // of the last capture
+	ahead   sumCacheEntries // made by SumAhead
 	hits    uint64
 }
 
+// get gives the sums for a capture, nil when they are not known.
 func (c *sumCache) get(key sumKey) []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	sums := c.entries[key]
+	sums := c.find(key)
 	if sums != nil {
 		c.hits++
 	}
 	return sums
+}
+
+// peek is get for one that only looks.
+func (c *sumCache) peek(key sumKey) []uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.find(key)
+}
+
+func (c *sumCache) find(key sumKey) []uint64 {
+	if sums := c.entries[key]; sums != nil {
+		return sums
+	}
+	return c.ahead[key]
 }
 
 // note adds to the entries of a capture under way.
@@ -62,4 +79,18 @@ func (c *sumCache) replace(seen sumCacheEntries) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.entries = seen
+}
+
+// setAhead forgets what was summed ahead but for these.
+func (c *sumCache) setAhead(known sumCacheEntries) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead = known
+}
+
+// noteAhead adds a table that was summed ahead.
+func (c *sumCache) noteAhead(key sumKey, sums []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ahead[key] = sums
 }
