@@ -52,6 +52,7 @@ var codeMap = map[string]int{
 	"internal/failstop":        0,
 	"internal/fault":           0,
 	"internal/ident":           0,
+	"internal/shape":           0,
 	"proto/chainfire/entry/v1": 0,
 	"proto/chainfire/v1":       0,
 }
@@ -120,6 +121,7 @@ var denials = []denial{
 	{"snapshot/{chunk,manifest}", "github.com/cockroachdb/pebble/...", "", "pure formats, fuzzed without a database"},
 	{"{internal/...,proto/...,raftlog,snapshot{,/...},transfer{,/...},verify{,/...}}", "node{,/...}", "", "folders form no circle: nothing below node knows it"},
 	{"...", "node/sim", "node/sim", "the simulator is test equipment"},
+	{"...", "internal/shape", "cmd/cfseed/internal/bench", "a bad line is test equipment"},
 	{"...", "github.com/urfave/cli/...", "cmd/...", "flags are parsed in one place"},
 	{"...", "github.com/vbauerster/...", "cmd/...", "terminals are drawn on in one place"},
 	{"...", "testing", "node/sim", "test code does not belong in the product"},

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chainfire/cfseed/internal/shape"
 )
 
 // fallBehind writes one key over and over until the log of n, the leader,
@@ -44,17 +46,17 @@ func TestFollowerFetchesADelta(t *testing.T) {
 	c := NewCluster(t, "--snapshot-count", "20", "--heartbeat-interval", "50ms", "--election-timeout", "1s")
 	source := c.New("n1")
 	line := newProxy(t, hostOf(t, source.Peer)) // what others fetch from n1 comes down here
-	source.Spawn("--initial-advertise-peer-urls", line.url())
+	source.Spawn("--initial-advertise-peer-urls", line.URL())
 	source.WaitReady(startPatience)
 	cargo := c.load(128)
 	c.add(c.StartAwaiting("n2"))
-	full := line.down.Load()
+	full := line.Bytes(shape.Down)
 	if full < 128<<20 {
 		t.Fatalf("a seed of %d MiB, and only %d bytes came down: the proxy sees nothing", cargo.pairs*cargoValue>>20, full)
 	}
 	away := c.StartAwaiting("n3")
 	c.add(away)
-	if more := line.down.Load() - full; more > full/4 {
+	if more := line.Bytes(shape.Down) - full; more > full/4 {
 		t.Errorf("%d bytes came from the leader for a seed that a follower could serve", more)
 	}
 	if leader := c.Leader(); leader != source {
@@ -62,10 +64,10 @@ func TestFollowerFetchesADelta(t *testing.T) {
 	}
 	away.Kill()
 	c.fallBehind(source, away)
-	before := line.down.Load()
+	before := line.Bytes(shape.Down)
 	away.Restart()
 	cargo.checkOn(c.Nodes...)
-	fetched := line.down.Load() - before
+	fetched := line.Bytes(shape.Down) - before
 	if got := source.Metric(snapshotsSent, "to="+away.ID); got < 1 {
 		t.Errorf("%v Raft snapshots sent to a follower behind the log", got)
 	}
@@ -89,7 +91,7 @@ func TestPullDelta(t *testing.T) {
 	old := c.StartAwaiting("n2")
 	c.add(old, "--learner") // it may be away
 	fresh := c.New("n3")
-	pull := func(base string) *command { return c.pull(fresh, line.url(), "--delta", base) }
+	pull := func(base string) *command { return c.pull(fresh, line.URL(), "--delta", base) }
 	refused(t, "a base that runs", pull(old.DataDir).wait(startPatience), "in_use")
 	if code := old.Stop(); code != 0 {
 		t.Fatalf("SIGTERM: exit %d", code)
@@ -105,12 +107,12 @@ func TestPullDelta(t *testing.T) {
 	}
 
 	cargo.more(1)
-	before, seen := treeHash(t, old.DataDir), line.down.Load()
+	before, seen := treeHash(t, old.DataDir), line.Bytes(shape.Down)
 	r := pull(old.DataDir).wait(startPatience)
 	if r.Code != 0 {
 		t.Fatalf("pull: %s", r)
 	}
-	fetched := line.down.Load() - seen
+	fetched := line.Bytes(shape.Down) - seen
 	t.Logf("fetched %d of %.0f bytes", fetched, r.Num("bytes_total"))
 	// The source may have merged some of its tables meanwhile.
 	if float64(fetched) > 0.3*r.Num("bytes_total") || r.Num("bytes_reused") < 0.7*r.Num("bytes_total") {

@@ -105,12 +105,12 @@ func TestTwoNewClustersSameURLs(t *testing.T) {
 		if err := os.Rename(n.DataDir, n.DataDir+".old"); err != nil {
 			t.Fatal(err)
 		}
-		n.Spawn("--advertise-client-urls", lines[indexOf(t, nodes, n)].url(), "--initial-cluster", seats)
+		n.Spawn("--advertise-client-urls", lines[indexOf(t, nodes, n)].URL(), "--initial-cluster", seats)
 	}
 	for _, n := range nodes[:2] {
 		n.readyBehind()
 	}
-	keep.Spawn("--advertise-client-urls", lines[2].url(), "--initial-cluster", seats)
+	keep.Spawn("--advertise-client-urls", lines[2].URL(), "--initial-cluster", seats)
 	fresh := c.StartWriter(2, 200, nodes[0], nodes[1])
 	fresh.AwaitMore(200)
 	if line, _ := keep.line(readyPrefix); line != "" {

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/chainfire/cfseed/internal/shape"
 )
 
 // smallDisk makes dir a file system of its own with so many MiB; the test is
@@ -88,19 +90,19 @@ func TestTargetDiskFull(t *testing.T) {
 
 	small := c.New("small")
 	smallDisk(t, small.DataDir, 24)
-	line.down.Store(0)
-	ended(t, "pull onto a small disk", c.pull(small, line.addr()).wait(60*time.Second), 1, "no_space")
+	line.Recount()
+	ended(t, "pull onto a small disk", c.pull(small, line.Addr()).wait(60*time.Second), 1, "no_space")
 	notANode(t, small.DataDir)
-	if sent, kept := line.down.Load(), bytesIn(t, small.DataDir); sent > 1<<20 || kept > 1<<20 {
+	if sent, kept := line.Bytes(shape.Down), bytesIn(t, small.DataDir); sent > 1<<20 || kept > 1<<20 {
 		t.Errorf("%d bytes were sent and %d are kept of a seed that does not fit", sent, kept)
 	}
 
 	n := c.New("n2")
 	n.DataDir = filepath.Join(c.Dir, "disk", "n2")
 	smallDisk(t, filepath.Dir(n.DataDir), 72)
-	line.limit(8 << 20)
-	pull := c.pull(n, line.addr())
-	pull.await(line.noticeAfter(12<<20), "the first bytes")
+	line.Rate(shape.Down, 8<<20)
+	pull := c.pull(n, line.Addr())
+	pull.await(line.NoticeAfter(12<<20), "the first bytes")
 	ballast := filepath.Join(filepath.Dir(n.DataDir), "ballast")
 	fillDisk(t, ballast)
 	ended(t, "pull onto a disk that fills up", pull.wait(60*time.Second), 1, "no_space")
@@ -108,8 +110,8 @@ func TestTargetDiskFull(t *testing.T) {
 	if err := os.Remove(ballast); err != nil {
 		t.Fatal(err)
 	}
-	line.limit(0)
-	r := c.pull(n, line.addr()).ok(60 * time.Second)
+	line.Rate(shape.Down, 0)
+	r := c.pull(n, line.Addr()).ok(60 * time.Second)
 	t.Logf("%.1f of %.1f MiB were kept", r.Num("bytes_reused")/(1<<20), r.Num("bytes_total")/(1<<20))
 	if r.Num("bytes_reused") < 4<<20 {
 		t.Errorf("what was staged was not used: %s", r)

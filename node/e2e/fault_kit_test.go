@@ -19,11 +19,13 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/chainfire/cfseed/internal/shape"
 )
 
 // behind starts a node that sends clients through a proxy, so that a pull that
 // learns of other sources learns of proxies.
-func (c *Cluster) behind(name string, flags ...string) (*Node, *proxy) {
+func (c *Cluster) behind(name string, flags ...string) (*Node, *shape.Proxy) {
 	c.t.Helper()
 	n := c.New(name)
 	p := newProxy(c.t, hostOf(c.t, n.Client))
@@ -32,9 +34,9 @@ func (c *Cluster) behind(name string, flags ...string) (*Node, *proxy) {
 }
 
 // startBehind is Restart for a node behind a proxy.
-func (n *Node) startBehind(p *proxy, flags ...string) {
+func (n *Node) startBehind(p *shape.Proxy, flags ...string) {
 	n.c.t.Helper()
-	n.Spawn(append([]string{"--advertise-client-urls", p.url()}, flags...)...)
+	n.Spawn(append([]string{"--advertise-client-urls", p.URL()}, flags...)...)
 	n.readyBehind()
 }
 
@@ -48,10 +50,10 @@ func (n *Node) readyBehind() {
 }
 
 // founders starts a new cluster of n voters at once, each behind a proxy.
-func founders(t *testing.T, count int, flags ...string) (*Cluster, []*Node, []*proxy) {
+func founders(t *testing.T, count int, flags ...string) (*Cluster, []*Node, []*shape.Proxy) {
 	t.Helper()
 	c := NewCluster(t)
-	var proxies []*proxy
+	var proxies []*shape.Proxy
 	var seats []string
 	for i := range count {
 		n := c.New(fmt.Sprintf("n%d", i+1))
@@ -59,7 +61,7 @@ func founders(t *testing.T, count int, flags ...string) (*Cluster, []*Node, []*p
 		seats = append(seats, n.Name+"="+n.Peer)
 	}
 	for i, n := range c.Nodes {
-		n.Spawn(append([]string{"--advertise-client-urls", proxies[i].url(), "--initial-cluster", strings.Join(seats, ",")}, flags...)...)
+		n.Spawn(append([]string{"--advertise-client-urls", proxies[i].URL(), "--initial-cluster", strings.Join(seats, ",")}, flags...)...)
 	}
 	for _, n := range c.Nodes {
 		n.readyBehind()

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chainfire/cfseed/internal/shape"
 )
 
 // TestLeaderChangedMidPull kills the leader while a follower serves a seed; the
@@ -20,10 +22,10 @@ func TestLeaderChangedMidPull(t *testing.T) {
 	old := c.Leader()
 	source := c.Followers()[0]
 	line := lines[indexOf(t, nodes, source)]
-	line.limit(6 << 20)
+	line.Rate(shape.Down, 6<<20)
 	n := c.New("n4")
-	pull := c.pull(n, line.addr())
-	pull.await(line.noticeAfter(4<<20), "the first bytes")
+	pull := c.pull(n, line.Addr())
+	pull.await(line.NoticeAfter(4<<20), "the first bytes")
 	term := c.MustAsk("status").Num("term")
 	old.Kill()
 	leader := c.Leader()
@@ -37,7 +39,7 @@ func TestLeaderChangedMidPull(t *testing.T) {
 		t.Error("the pull ended before the change of leader")
 	default:
 	}
-	line.limit(0)
+	line.Rate(shape.Down, 0)
 	r := pull.ok(60 * time.Second)
 	if strings.Contains(r.Stderr, "failover") {
 		t.Errorf("the pull has changed its source: %s", r.Stderr)
@@ -70,17 +72,17 @@ func TestTwoPullsAtOnce(t *testing.T) {
 	c := NewCluster(t)
 	source, line := c.behind("n1")
 	data := c.load(32)
-	line.limit(8 << 20)
+	line.Rate(shape.Down, 8<<20)
 	one, two := c.New("n2"), c.New("n3")
-	first := c.pull(one, line.addr())
-	first.await(line.noticeAfter(2<<20), "the first bytes")
-	refused(t, "a second pull into the same directory", c.pull(one, line.addr()).wait(30*time.Second), "in_use")
-	second := c.pull(two, line.addr())
-	second.await(line.noticeAfter(6<<20), "bytes of both")
+	first := c.pull(one, line.Addr())
+	first.await(line.NoticeAfter(2<<20), "the first bytes")
+	refused(t, "a second pull into the same directory", c.pull(one, line.Addr()).wait(30*time.Second), "in_use")
+	second := c.pull(two, line.Addr())
+	second.await(line.NoticeAfter(6<<20), "bytes of both")
 	if names := seedsOf(t, source); len(names) != 1 {
 		t.Errorf("two pulls are served from %v", names)
 	}
-	line.limit(0)
+	line.Rate(shape.Down, 0)
 	a, b := first.ok(60*time.Second), second.ok(60*time.Second)
 	if a.Str("manifest_root") != b.Str("manifest_root") || a.Str("lease_id") == b.Str("lease_id") || a.Str("member_id") == b.Str("member_id") {
 		t.Errorf("two pulls, one seed, two leases and members were wanted:\n%s\n%s", a, b)

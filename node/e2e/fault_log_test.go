@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chainfire/cfseed/internal/shape"
 )
 
 // leaseIn finds the seed lease of a member in a status; nil when there is none.
@@ -51,10 +53,10 @@ func TestLogCompactedDuringSlowPull(t *testing.T) {
 	c := NewCluster(t)
 	source, line := c.behind("n1", "--snapshot-count", "20")
 	data := c.load(32)
-	line.limit(3 << 20)
+	line.Rate(shape.Down, 3<<20)
 	n := c.New("n2")
-	pull := c.pull(n, line.addr())
-	pull.await(line.noticeAfter(1<<20), "the first bytes")
+	pull := c.pull(n, line.Addr())
+	pull.await(line.NoticeAfter(1<<20), "the first bytes")
 	before := c.MustAsk("status")
 	lease := leaseIn(before, memberNamed(c, n.Name))
 	if lease == nil {
@@ -71,7 +73,7 @@ func TestLogCompactedDuringSlowPull(t *testing.T) {
 		}
 		return nil
 	})
-	line.limit(0)
+	line.Rate(shape.Down, 0)
 	r := pull.ok(60 * time.Second)
 	if !strings.Contains(r.Stderr, "forecast: ") { // of what kind, the writes decide
 		t.Errorf("no forecast of a slow pull: %s", r.Stderr)
@@ -113,11 +115,11 @@ func TestLeaseExpired(t *testing.T) {
 	source, line := c.behind("n1", "--snapshot-count", "20")
 	data := c.load(48)
 	n := c.New("n2")
-	r := c.pull(n, line.addr(), "--lease-ttl", "1s").ok(60 * time.Second)
+	r := c.pull(n, line.Addr(), "--lease-ttl", "1s").ok(60 * time.Second)
 	c.awaitNoLeaseOf(r.Str("member_id"))
 	data.awaitTruncated(r.Num("position", "index") + 1)
-	line.down.Store(0)
-	n.Spawn("--join", line.url(), "--compression", "none")
+	line.Recount()
+	n.Spawn("--join", line.URL(), "--compression", "none")
 	n.WaitReady(startPatience)
 	if n.ID != r.Str("member_id") {
 		t.Errorf("reserved %s, became %s", r.Str("member_id"), n.ID)
@@ -125,7 +127,7 @@ func TestLeaseExpired(t *testing.T) {
 	if n.LogCount("the seed is too old") != 1 || n.LogCount("pulling seed") != 1 {
 		t.Errorf("the node has not fetched another seed, or more than one:\n%s", n.LogTail(4000))
 	}
-	wire, whole := float64(line.down.Load())/(1<<20), float64(data.pairs)*cargoValue/(1<<20)
+	wire, whole := float64(line.Bytes(shape.Down))/(1<<20), float64(data.pairs)*cargoValue/(1<<20)
 	t.Logf("%.1f MiB of %.1f MiB were fetched again or are new; %.1f MiB were pulled first", wire, whole, r.Num("bytes_total")/(1<<20))
 	c.AwaitRole("voter", n)
 	c.noRaftSnapshots()
@@ -192,11 +194,11 @@ func TestByteCapReached(t *testing.T) {
 	c := NewCluster(t)
 	source, line := c.behind("n1", "--snapshot-count", "20")
 	data := c.load(32)
-	line.limit(2 << 20)
+	line.Rate(shape.Down, 2<<20)
 	n := c.New("n2")
 	const room = 16 << 20
-	pull := c.pull(n, line.addr(), "--lease-bytes", "16MiB")
-	pull.await(line.noticeAfter(8<<20), "the first bytes")
+	pull := c.pull(n, line.Addr(), "--lease-bytes", "16MiB")
+	pull.await(line.NoticeAfter(8<<20), "the first bytes")
 	member := memberNamed(c, n.Name)
 	if l := leaseIn(c.MustAsk("status"), member); l == nil || l.Num("cap_bytes") != room {
 		t.Fatalf("the lease is %v", l)
@@ -218,8 +220,8 @@ func TestByteCapReached(t *testing.T) {
 	if log > 96<<20 {
 		t.Error("the log grows although nothing holds it")
 	}
-	line.limit(0)
-	r := c.pull(n, line.addr()).ok(60 * time.Second)
+	line.Rate(shape.Down, 0)
+	r := c.pull(n, line.Addr()).ok(60 * time.Second)
 	t.Logf("%.1f of %.1f MiB were there from before the lease ended", r.Num("bytes_reused")/(1<<20), r.Num("bytes_total")/(1<<20))
 	n.joins(source)
 	data.checkOn(source, n)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/chainfire/cfseed/internal/shape"
 )
 
 // interrupted is how much of a seed may come twice for each interruption.
@@ -22,21 +24,21 @@ func TestTargetKilledMidPull(t *testing.T) {
 	c := NewCluster(t)
 	source, line := c.behind("n1")
 	data := c.load(96)
-	line.limit(64 << 20)
+	line.Rate(shape.Down, 64<<20)
 	for _, name := range []string{"early", "late"} {
 		n := c.New(name)
-		line.down.Store(0)
+		line.Recount()
 		at := int64(8<<20) + rand.Int64N(30<<20)
 		if name == "late" {
 			at += 48 << 20
 		}
-		first := c.pull(n, line.addr())
-		first.await(line.noticeAfter(at), "the kill")
+		first := c.pull(n, line.Addr())
+		first.await(line.NoticeAfter(at), "the kill")
 		first.kill()
 		notANode(t, n.DataDir)
-		before := line.down.Load()
-		r := c.pull(n, line.addr()).ok(60 * time.Second)
-		resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+		before := line.Bytes(shape.Down)
+		r := c.pull(n, line.Addr()).ok(60 * time.Second)
+		resent := resentPercent(line.Bytes(shape.Down), uint64(r.Num("bytes_total")))
 		t.Logf("killed after %d bytes, %d counted; the second run says %.0f of %.0f bytes were there; %.2f %% came twice",
 			at, before, r.Num("bytes_reused"), r.Num("bytes_total"), resent)
 		if resent > interrupted {
@@ -89,15 +91,15 @@ func sourceEndsMidPull(t *testing.T, end func(source *Node)) *Node {
 	c := NewCluster(t)
 	source, line := c.behind("n1")
 	data := c.load(96)
-	line.limit(64 << 20)
+	line.Rate(shape.Down, 64<<20)
 	n := c.New("n2")
-	pull := c.pull(n, line.addr())
+	pull := c.pull(n, line.Addr())
 	at := int64(20<<20) + rand.Int64N(50<<20)
-	pull.await(line.noticeAfter(at), "the kill")
+	pull.await(line.NoticeAfter(at), "the kill")
 	end(source)
 	source.startBehind(line)
 	r := pull.ok(60 * time.Second)
-	resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+	resent := resentPercent(line.Bytes(shape.Down), uint64(r.Num("bytes_total")))
 	if strings.Contains(r.Stderr, "event=restaged") {
 		t.Errorf("the source serves another seed than before it ended: %s", r.Stderr)
 	}
@@ -122,20 +124,20 @@ func TestSourceKilledFailsOver(t *testing.T) {
 	third, line3 := c.behind("n3", "--join", first.Client)
 	c.AwaitRole("voter", second, third)
 	data.more(8)
-	for _, p := range []*proxy{line1, line2, line3} {
-		p.limit(24 << 20)
-		p.down.Store(0)
+	for _, p := range []*shape.Proxy{line1, line2, line3} {
+		p.Rate(shape.Down, 24<<20)
+		p.Recount()
 	}
 	n := c.New("n4")
-	pull := c.pull(n, line2.addr())
-	pull.await(line2.noticeAfter(20<<20), "the kill")
+	pull := c.pull(n, line2.Addr())
+	pull.await(line2.NoticeAfter(20<<20), "the kill")
 	second.Kill()
 	r := pull.ok(60 * time.Second)
-	down := line1.down.Load() + line2.down.Load() + line3.down.Load()
+	down := line1.Bytes(shape.Down) + line2.Bytes(shape.Down) + line3.Bytes(shape.Down)
 	t.Logf("%.2f MiB before the kill, %.2f MiB in all for a seed of %.2f MiB: %.1f %% could not be shared",
-		float64(line2.down.Load())/(1<<20), float64(down)/(1<<20), r.Num("bytes_total")/(1<<20),
+		float64(line2.Bytes(shape.Down))/(1<<20), float64(down)/(1<<20), r.Num("bytes_total")/(1<<20),
 		resentPercent(down, uint64(r.Num("bytes_total"))))
-	if line1.down.Load()+line3.down.Load() == 0 {
+	if line1.Bytes(shape.Down)+line3.Bytes(shape.Down) == 0 {
 		t.Error("no other member has served")
 	}
 	n.joins(first)
@@ -149,16 +151,16 @@ func TestLineCutMidPull(t *testing.T) {
 	c := NewCluster(t)
 	source, line := c.behind("n1")
 	data := c.load(96)
-	line.limit(64 << 20)
+	line.Rate(shape.Down, 64<<20)
 	n := c.New("n2")
-	pull := c.pull(n, line.addr(), "--parallel", "2")
+	pull := c.pull(n, line.Addr(), "--parallel", "2")
 	const cuts = 3
 	for range cuts {
-		pull.await(line.cutAfter(20<<20), "the cut")
-		line.resume()
+		pull.await(line.CutAfter(20<<20), "the cut")
+		line.Resume()
 	}
 	r := pull.ok(60 * time.Second)
-	resent := resentPercent(line.down.Load(), uint64(r.Num("bytes_total")))
+	resent := resentPercent(line.Bytes(shape.Down), uint64(r.Num("bytes_total")))
 	t.Logf("%d cuts: %.2f %% of %.0f bytes came twice", cuts, resent, r.Num("bytes_total"))
 	if resent > cuts*interrupted {
 		t.Errorf("%.2f %% of the bytes came twice: %s", resent, r.Stderr)
@@ -174,10 +176,10 @@ func TestBlackholeEndsWithTimeout(t *testing.T) {
 	c := NewCluster(t)
 	_, line := c.behind("n1")
 	c.load(24)
-	line.limit(32 << 20)
+	line.Rate(shape.Down, 32<<20)
 	n := c.New("n2")
-	pull := c.pull(n, line.addr(), "--timeout", "3s")
-	pull.await(line.holdAfter(12<<20), "the black hole")
+	pull := c.pull(n, line.Addr(), "--timeout", "3s")
+	pull.await(line.HoldAfter(12<<20), "the black hole")
 	began := time.Now()
 	r := pull.wait(30 * time.Second)
 	ended(t, "pull through a black hole", r, 3, "timeout", "unreachable")
@@ -186,9 +188,9 @@ func TestBlackholeEndsWithTimeout(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(n.DataDir, "staging")); err != nil {
 		t.Errorf("what was staged is gone: %v", err)
 	}
-	ended(t, "pull from a black hole", c.pull(c.New("n3"), line.addr(), "--timeout", "3s").wait(30*time.Second), 3, "timeout", "unreachable")
-	line.resume()
-	if r := c.pull(n, line.addr(), "--timeout", "3s").ok(30 * time.Second); r.Num("bytes_reused") < 4<<20 {
+	ended(t, "pull from a black hole", c.pull(c.New("n3"), line.Addr(), "--timeout", "3s").wait(30*time.Second), 3, "timeout", "unreachable")
+	line.Resume()
+	if r := c.pull(n, line.Addr(), "--timeout", "3s").ok(30 * time.Second); r.Num("bytes_reused") < 4<<20 {
 		t.Errorf("what was staged was not used: %s", r)
 	}
 }
