@@ -27,8 +27,7 @@ func BenchmarkStream(b *testing.B) {
 	})
 	src := startSource(b, nil, []*memSeed{seed})
 	plain, _ := serve(b, nil, new(wire), func(g *grpc.Server) { chainfirev1.RegisterSeedServer(g, src.server) },
-		grpc.MaxRecvMsgSize(MaxMessage), grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
-		grpc.WriteBufferSize(connBuffer), grpc.ReadBufferSize(connBuffer))
+		grpc.MaxRecvMsgSize(MaxMessage), grpc.WriteBufferSize(connBuffer), grpc.ReadBufferSize(connBuffer))
 	for _, tc := range []struct {
 		name, addr string
 		raw        bool

@@ -11,17 +11,18 @@ import (
 const compressionAuto = "auto"
 
 // choice is what the last look at the data chose, for all streams of a seed: a
-// look costs some milliseconds, and a stream may be short.
+// look costs some milliseconds, and a stream is short.
 type choice struct {
 	mu     sync.Mutex
 	chunks int // sent by all streams
 	due    int // before this chunk is the next look
 	with   chunk.Compression
 
-	// Since the last look:
+	// Since the last look, of all streams together:
 	looked  time.Time
-	bytes   int // raw, of all streams
-	streams map[*chooser]bool
+	bytes   int           // raw
+	active  time.Duration // between the chunks of a stream
+	blocked time.Duration // of it, in sending
 }
 
 // packers is how many streams pack at a time at most, as far as their gain is
@@ -31,7 +32,9 @@ const packers = 2
 // rate is the raw bytes per second that all streams have moved since the last
 // look, for each that packs.
 func (s *choice) rate() float64 {
-	return float64(s.bytes) / max(time.Since(s.looked).Seconds(), 1e-6) / float64(max(1, min(packers, len(s.streams))))
+	passed := max(time.Since(s.looked).Seconds(), 1e-6)
+	streams := s.active.Seconds() / passed
+	return float64(s.bytes) / passed / max(1, min(packers, streams))
 }
 
 // The first look knows nothing of the line, so the second follows soon; not so
@@ -39,7 +42,6 @@ func (s *choice) rate() float64 {
 const (
 	lookSoon  = 24 // chunks
 	lookEvery = 64 // chunks
-	lookLeast = 4  // chunks of the stream that looks
 )
 
 // chooser picks the compression of a stream's next chunk. With "auto" it looks
@@ -47,10 +49,7 @@ const (
 type chooser struct {
 	auto  *choice // nil: always fixed
 	fixed chunk.Compression
-
-	count   int           // chunks since its last look, or its start
-	blocked time.Duration // of sending these
-	started time.Time
+	last  time.Time // when its last chunk was sent, or its first one picked
 }
 
 // newChooser reads the name from a request; "" is auto.
@@ -79,34 +78,46 @@ func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 	s := c.auto
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.chunks == 0 || (s.chunks >= s.due && c.count >= lookLeast) {
-		s.with = codec.Auto(raw, c.line(s))
-		s.looked, s.bytes, s.streams = time.Now(), 0, make(map[*chooser]bool)
+	if c.last.IsZero() {
+		c.last = time.Now()
+	}
+	if s.chunks == 0 || s.chunks >= s.due {
+		s.with = codec.Auto(raw, s.line())
+		s.looked, s.bytes, s.active, s.blocked = time.Now(), 0, 0, 0
 		s.due = s.chunks + lookEvery
 		if s.chunks == 0 {
 			s.due = lookSoon
 		}
-		c.count = 0
-	}
-	if c.count == 0 {
-		c.blocked, c.started = 0, time.Now()
 	}
 	s.chunks++
 	s.bytes += len(raw)
-	s.streams[c] = true
-	c.count++
 	return s.with
 }
 
-// line is the rate of the line, 0 unless most of the stream's time goes into
+// line is the rate of the line, 0 unless most of the streams' time goes into
 // waiting for it. It is that of all streams: each has but a share of a line, and
 // a fast one is not to be taken for slow.
-func (c *chooser) line(s *choice) float64 {
-	if c.count == 0 || c.blocked <= time.Since(c.started)/2 {
+func (s *choice) line() float64 {
+	if s.blocked <= s.active/2 {
 		return 0
 	}
 	return s.rate()
 }
 
 // sent notes how long a chunk took to send.
-func (c *chooser) sent(d time.Duration) { c.blocked += d }
+func (c *chooser) sent(d time.Duration) {
+	s := c.auto
+	if s == nil {
+		return
+	}
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	from := c.last
+	if from.Before(s.looked) {
+		from = s.looked
+	}
+	s.active += now.Sub(from)
+	s.blocked += min(d, now.Sub(from))
+	c.last = now
+}

@@ -80,10 +80,11 @@ func TestChoiceIsShared(t *testing.T) {
 		want            chunk.Compression // after the second look
 		due             int               // the next look
 	}{
-		"one stream that waits for the line":    {1, 60, time.Second, chunk.Zstd, lookSoon + lookEvery},
-		"one stream that does not":              {1, 60, 0, chunk.S2, lookSoon + lookEvery},
-		"streams too short to know of the line": {20, 3, time.Second, chunk.S2, lookSoon},
-		"short streams that wait":               {10, 6, time.Second, chunk.Zstd, lookSoon + lookEvery + 6},
+		"one stream that waits for the line": {1, 60, time.Second, chunk.Zstd, lookSoon + lookEvery},
+		"one stream that does not":           {1, 60, 0, chunk.S2, lookSoon + lookEvery},
+		"streams of a chunk each that wait":  {60, 1, time.Second, chunk.Zstd, lookSoon + lookEvery},
+		"short streams that wait":            {10, 6, time.Second, chunk.Zstd, lookSoon + lookEvery},
+		"short streams that do not":          {20, 3, 0, chunk.S2, lookSoon + lookEvery},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, used := run(t, tc.streams, tc.chunks, tc.blocked)

@@ -2,8 +2,10 @@ package transfer
 
 import (
 	"sync"
+	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
@@ -347,23 +349,27 @@ func callOptions(c *Codec) []grpc.CallOption {
 
 // ServerOptions are the gRPC options for a server that carries the Seed or Await
 // service: the raw codec (which serves all other services as well), the message
-// bound, and buffers and windows that fit chunks.
+// bound, and buffers that fit chunks. The windows for what is pushed are left to
+// gRPC, which makes them as wide as the line is long, up to 16 MiB.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.ForceServerCodecV2(NewCodec()), grpc.MaxRecvMsgSize(MaxMessage),
-		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
 		grpc.WriteBufferSize(connBuffer), grpc.ReadBufferSize(connBuffer)}
 }
 
-// dialOptions are the counterpart of ServerOptions.
+// dialOptions are the counterpart of ServerOptions. The windows never limit a
+// pull: what is on its way is what its lanes have asked for.
 func dialOptions() []grpc.DialOption {
-	return []grpc.DialOption{grpc.WithInitialWindowSize(streamWindow), grpc.WithInitialConnWindowSize(connWindow),
-		grpc.WithWriteBufferSize(connBuffer), grpc.WithReadBufferSize(connBuffer)}
+	return []grpc.DialOption{grpc.WithInitialWindowSize(laneWindow), grpc.WithInitialConnWindowSize(2 * laneWindow),
+		grpc.WithWriteBufferSize(connBuffer), grpc.WithReadBufferSize(connBuffer),
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectWithin})}
 }
 
 const (
-	streamWindow = 4 << 20
-	connWindow   = 16 << 20
-	connBuffer   = 128 << 10
+	laneWindow = 2 * (mostShare + aheadMost) * chunkSize // gRPC opens a half of it again at the latest
+	connBuffer = 128 << 10
+	// connectWithin bounds one try to connect. Over a line that swallows
+	// everything the next try comes that soon after it is back.
+	connectWithin = 5 * time.Second
 )
 
 var (

@@ -3,7 +3,6 @@ package transfer
 import (
 	"context"
 	"log/slog"
-	"runtime"
 	"strings"
 	"sync"
 	"time"
@@ -33,11 +32,11 @@ type PullConfig struct {
 	TTL         time.Duration
 	CapBytes    uint64
 
-	Parallel    int    // streams; default half the processors, 2 to 4
+	Parallel    int    // connections that chunks come over; default 2, or 4 on a long line
 	RateLimit   int64  // bytes per second; 0 = none
 	Compression string // auto | zstd | s2 | none; "" = auto
 
-	IdleTimeout   time.Duration // no byte for so long ends the pull; default 60 s
+	IdleTimeout   time.Duration // no byte for so long, and one last try, end the pull; default 60 s
 	OpenTimeout   time.Duration // for opening the seed while a source answers; default 10 min
 	ContactWithin time.Duration // some endpoint must answer within; default 10 s, at most IdleTimeout
 	Grace         time.Duration // a source may be away for so long; default 2 s
@@ -49,7 +48,6 @@ type PullConfig struct {
 }
 
 func (c *PullConfig) setDefaults() {
-	setDefault(&c.Parallel, min(max(2, runtime.GOMAXPROCS(0)/2), 4))
 	setDefault(&c.IdleTimeout, time.Minute)
 	setDefault(&c.OpenTimeout, 10*time.Minute)
 	setDefault(&c.ContactWithin, 10*time.Second)
@@ -122,7 +120,9 @@ type puller struct {
 	endpoints []*endpoint
 	current   int
 	contacted bool
-	opening   time.Time // when opening began; zero once a source has opened the seed
+	opening   time.Time     // when opening began; zero once a source has opened the seed
+	until     time.Duration // of silence, which ends the pull
+	first     error         // that went wrong since there was progress
 
 	layout *layout // nil until there is a stage
 	stage  Stage
@@ -150,14 +150,14 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 	if _, err := newChooser(cfg.Compression); err != nil {
 		return PullResult{}, err
 	}
-	codec, err := chunk.NewCodec(cfg.Parallel)
+	codec, err := chunk.NewCodec(max(cfg.Parallel, longLanes))
 	if err != nil {
 		return PullResult{}, err
 	}
 	defer codec.Close()
 	pool := newBufferPool()
 	p := &puller{cfg: cfg, codec: codec, pool: pool, raw: newCodec(pool), report: reporter{call: cfg.Progress}}
-	p.idle, p.opening = newIdleTimer(&p.counter), time.Now()
+	p.idle, p.opening, p.until = newIdleTimer(&p.counter), time.Now(), cfg.IdleTimeout
 	p.learn(cfg.Endpoints)
 	p.result.LeaseID = cfg.LeaseID
 	start := time.Now()
@@ -214,6 +214,7 @@ func (p *puller) run(ctx context.Context) error {
 		switch {
 		case p.report.get().BytesDone > before:
 			e.away, e.dry, attempt = time.Time{}, 0, 0
+			p.until, p.first = p.cfg.IdleTimeout, nil
 		case opened:
 			e.dry++
 		}
@@ -222,7 +223,7 @@ func (p *puller) run(ctx context.Context) error {
 			return err
 		}
 		if again {
-			if err := sleep(ctx, p.cfg.Backoff(attempt)); err != nil {
+			if err := sleep(ctx, min(p.cfg.Backoff(attempt), p.cfg.IdleTimeout/20)); err != nil {
 				return err
 			}
 			attempt++
@@ -239,8 +240,16 @@ const maxDry = 16
 // decide says, after a source failed, whether to try it again after a pause. If
 // not, the next one is current. An error ends the pull.
 func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
-	if idle := p.idle.since(); idle >= p.cfg.IdleTimeout {
-		return false, p.exhausted(err)
+	if p.first == nil {
+		p.first = err
+	}
+	if idle := p.idle.since(); idle >= p.until {
+		if !p.contacted || p.until > p.cfg.IdleTimeout {
+			return false, p.exhausted(err)
+		}
+		// A line that was away for just so long is there again: one last try.
+		p.until += p.cfg.IdleTimeout / 12
+		return true, nil
 	} else if !p.contacted && idle >= p.cfg.ContactWithin {
 		return false, p.exhausted(err)
 	} else if !p.opening.IsZero() && time.Since(p.opening) >= p.cfg.OpenTimeout {
@@ -288,10 +297,11 @@ func (p *puller) next() int {
 }
 
 // exhausted is the end of a pull that came no further for the idle timeout. Its
-// class is that of what went wrong last.
+// class is that of what went wrong first: a source that fell silent, or one that
+// is not there.
 func (p *puller) exhausted(err error) error {
 	code := fault.Timeout
-	if fault.Is(err, fault.Unreachable) {
+	if fault.Is(p.first, fault.Unreachable) {
 		code = fault.Unreachable
 	}
 	return fault.New(code, "pull: no progress", err).

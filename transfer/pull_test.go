@@ -201,7 +201,7 @@ func TestPullFailover(t *testing.T) {
 
 	t.Run("same seed", func(t *testing.T) {
 		a, b := startSource(t, leases, []*memSeed{seed}), startSource(t, leases, []*memSeed{seed})
-		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 700_000, func() { w.mu.Lock(); w.refuse = true; w.mu.Unlock() } })
+		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 700_000, w.die })
 		disk := newMemDisk()
 		cfg := pullConfig(disk, a.addr, b.addr)
 		cfg.Compression = "none"
@@ -220,7 +220,7 @@ func TestPullFailover(t *testing.T) {
 	t.Run("another seed", func(t *testing.T) {
 		leases.expireAll()
 		a, b := startSource(t, leases, []*memSeed{seed}), startSource(t, leases, []*memSeed{otherSeed})
-		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 1_700_000, func() { w.mu.Lock(); w.refuse = true; w.mu.Unlock() } })
+		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 1_700_000, w.die })
 		disk := newMemDisk()
 		cfg := pullConfig(disk, a.addr, b.addr)
 		cfg.Compression, cfg.Parallel = "none", 1
@@ -248,7 +248,7 @@ func TestPullFailover(t *testing.T) {
 		a := startSource(t, leases, []*memSeed{seed}, func(c *Config, _ *wire) {
 			c.ClientURLs = func() []string { return []string{"http://" + b.addr} }
 		})
-		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 700_000, func() { w.mu.Lock(); w.refuse = true; w.mu.Unlock() } })
+		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 700_000, w.die })
 		disk := newMemDisk()
 		cfg := pullConfig(disk, a.addr)
 		cfg.Compression = "none"

@@ -13,7 +13,7 @@ type workQueue struct {
 
 // Bounds of a share.
 const (
-	leastShare  = 8    // chunks
+	leastShare  = 2    // chunks
 	mostFiles   = 4096 // ranges
 	shareDivide = 2    // a share is what is left / (streams * shareDivide)
 )
@@ -34,11 +34,11 @@ func (q *workQueue) add(ranges ...Range) {
 	}
 }
 
-// take gives the next share, nil when there is none.
-func (q *workQueue) take() []Range {
+// take gives the next share, of at most so many chunks, nil when there is none.
+func (q *workQueue) take(most int) []Range {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	share := max(q.chunks/(q.streams*shareDivide), leastShare)
+	share := min(max(q.chunks/(q.streams*shareDivide), leastShare), most)
 	var out []Range
 	for len(q.ranges) > 0 && len(out) < mostFiles && (share > 0 || len(out) == 0) {
 		r := q.ranges[0]

@@ -22,7 +22,8 @@ func TestWorkQueue(t *testing.T) {
 		streams := rapid.IntRange(1, 8).Draw(t, "streams")
 		q := newWorkQueue(missing, streams)
 		left := len(want)
-		for share := q.take(); share != nil; share = q.take() {
+		most := rapid.IntRange(leastShare, 64).Draw(t, "most")
+		for share := q.take(most); share != nil; share = q.take(most) {
 			n := 0
 			for _, r := range share {
 				n += r.Count
@@ -30,7 +31,7 @@ func TestWorkQueue(t *testing.T) {
 					want[chunkID{r.File, r.First + i}]--
 				}
 			}
-			if limit := max(left/(streams*shareDivide), leastShare); n > limit {
+			if limit := min(max(left/(streams*shareDivide), leastShare), most); n > limit {
 				t.Fatalf("a share of %d of %d chunks for %d streams", n, left, streams)
 			}
 			left -= n

@@ -14,10 +14,11 @@ import (
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
-// DefaultBackoff waits from 50 ms to 2 s between attempts (counted from 0), with
-// half of it random, so that many targets of one source do not come at once.
+// DefaultBackoff waits from 50 ms to 1 s between attempts (counted from 0), with
+// half of it random, so that many targets of one source do not come at once. A
+// source that is back is found within a second.
 func DefaultBackoff(attempt int) time.Duration {
-	d := min(100*time.Millisecond<<min(attempt, 10), 2*time.Second)
+	d := min(100*time.Millisecond<<min(attempt, 10), time.Second)
 	return d/2 + rand.N(d/2)
 }
 

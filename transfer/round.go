@@ -18,7 +18,7 @@ import (
 )
 
 // round is one try at one source: a connection, the seed opened, and all that
-// is missing fetched.
+// is missing fetched over connections of their own.
 type round struct {
 	*puller
 	addr   string
@@ -26,6 +26,10 @@ type round struct {
 	meta   Meta
 	end    context.CancelCauseFunc
 	limit  atomic.Int64 // of silence, in nanoseconds
+
+	lanes    []*lane
+	trip     time.Duration // of a small call; set before measured is closed; 0: not known
+	measured chan struct{}
 }
 
 // round makes a connection to e and fetches what is missing. A watchdog ends it
@@ -39,7 +43,7 @@ func (p *puller) round(ctx context.Context, e *endpoint) error {
 		return peerFault(ctx, "dial "+e.addr, err)
 	}
 	defer func() { _ = conn.Close() }()
-	r := &round{puller: p, addr: e.addr, client: chainfirev1.NewSeedClient(conn), end: cancel}
+	r := &round{puller: p, addr: e.addr, client: chainfirev1.NewSeedClient(conn), measured: make(chan struct{}), end: cancel}
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
@@ -48,8 +52,13 @@ func (p *puller) round(ctx context.Context, e *endpoint) error {
 	if err := r.open(ctx); err != nil {
 		return r.why(caller, ctx, err)
 	}
-	r.allow() // more sources may be known now
+	r.allow() // it is contacted now
 	wg.Go(func() { r.renew(ctx) })
+	wg.Go(func() { r.measure(ctx) })
+	defer r.closeLanes()
+	if err := r.openLanes(ctx); err != nil {
+		return r.why(caller, ctx, err)
+	}
 	return r.why(caller, ctx, r.fetchAll(ctx))
 }
 
@@ -78,23 +87,56 @@ func (r *round) allow() {
 	r.limit.Store(int64(limit))
 }
 
-// watch ends the round when nothing came for too long; its own goroutine.
+// watch ends the round when nothing came for too long; its own goroutine. After
+// a third of the idle timeout the source is asked whether it is there: one that
+// is only slow answers. If it does not, the line has swallowed what was on it,
+// and new connections are the sooner way: TCP waits longer and longer before it
+// sends again, so that old ones stay silent for about as long as the line was
+// away.
 func (r *round) watch(ctx context.Context) error {
 	started := time.Now()
-	for {
+	op := "pull from " + r.addr
+	silent := make(chan time.Duration, 1)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for asked := (time.Time{}); ; {
 		limit := time.Duration(r.limit.Load())
-		timer := time.NewTimer(pollEvery(limit))
+		timer := time.NewTimer(pollEvery(min(limit, r.cfg.IdleTimeout/3)))
 		select {
 		case <-ctx.Done():
 			timer.Stop()
 			return context.Cause(ctx)
+		case since := <-silent:
+			timer.Stop()
+			if r.idle.since() >= since {
+				return fault.Newf(fault.Timeout, op, "no byte for %s, and no answer", since.Round(time.Millisecond))
+			}
 		case <-timer.C:
 			idle := r.idle.since()
-			if min(idle, time.Since(started)) >= limit || idle >= r.cfg.IdleTimeout {
-				return fault.Newf(fault.Timeout, "pull from "+r.addr, "no byte for %s", limit)
+			if min(idle, time.Since(started)) >= limit || idle >= r.until {
+				return fault.Newf(fault.Timeout, op, "no byte for %s", limit)
+			}
+			if idle >= r.cfg.IdleTimeout/3 && time.Since(asked) >= r.cfg.IdleTimeout/3 {
+				asked = time.Now()
+				wg.Go(func() {
+					if !r.answers(ctx) {
+						silent <- idle
+					}
+				})
 			}
 		}
 	}
+}
+
+// answers asks the source for a sign of life, whatever it may be.
+func (r *round) answers(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.IdleTimeout/12)
+	defer cancel()
+	_, err := r.client.DigestAt(ctx, &chainfirev1.DigestAtRequest{})
+	err = peerFault(ctx, "ask the source", err)
+	return err == nil || !transient(err)
 }
 
 // open asks the source for the seed and checks what it announces.
@@ -300,77 +342,6 @@ func (r *round) fetchManifest(ctx context.Context) ([]byte, error) {
 		return nil, fault.Newf(fault.Corrupt, "pull from "+r.addr, "the manifest does not have the root announced")
 	}
 	return mi.buf, nil
-}
-
-// fetchRanges fetches missing with several streams. A stream that breaks gives
-// its rest back for the others; the first reason is returned when something is
-// left.
-func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	queue := newWorkQueue(missing, r.cfg.Parallel)
-	errs := make([]error, r.cfg.Parallel)
-	var wg sync.WaitGroup
-	for i := range errs {
-		wg.Go(func() {
-			errs[i] = r.worker(ctx, queue)
-			if errs[i] != nil && !transient(errs[i]) {
-				cancel()
-			}
-		})
-	}
-	wg.Wait()
-	var first error
-	for _, err := range errs {
-		switch {
-		case err == nil:
-		case !transient(err):
-			return err
-		case first == nil:
-			first = err
-		}
-	}
-	if queue.empty() {
-		return nil
-	}
-	return first
-}
-
-// worker takes shares until there is none; its own goroutine.
-func (r *round) worker(ctx context.Context, queue *workQueue) error {
-	for {
-		share := queue.take()
-		if share == nil {
-			return nil
-		}
-		if err := r.fetchShare(ctx, queue, share); err != nil {
-			return err
-		}
-	}
-}
-
-func (r *round) fetchShare(ctx context.Context, queue *workQueue, share []Range) error {
-	fr := &frameReader{layout: r.layout, root: r.layout.root, ranges: share}
-	fr.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
-		again, err := r.in.put(id, c)
-		if again && err == nil { // else it is in the rest
-			queue.add(Range{File: id.file, First: id.index, Count: 1})
-		}
-		return err
-	}
-	req := &chainfirev1.GetSnapshotRequest{LeaseId: r.meta.LeaseID, ManifestRoot: r.layout.root[:], Ranges: rangesProto(share),
-		Compression: r.cfg.Compression, RateLimit: uint64(max(r.cfg.RateLimit, 0))}
-	err := r.stream(ctx, req, fr)
-	if err == nil {
-		return nil
-	}
-	queue.add(fr.rest()...)
-	var d *damaged
-	if errors.As(err, &d) && d.at.file >= 0 {
-		// The stream is not to be trusted any more, another one may be.
-		return r.in.damaged(d.at, 0, d.err)
-	}
-	return err
 }
 
 // stream runs one GetSnapshot to its end frame.

@@ -57,7 +57,7 @@ func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest,
 	}
 	idle.pause()
 	log := s.cfg.Logger.With("lease", ident.FormatID(sess.lease.ID), "target", sess.lease.Target, "peer", peerName(stream.Context()))
-	log.Info("seed stream started", "manifest", req.GetManifest(), "ranges", len(ranges))
+	log.Debug("seed stream started", "manifest", req.GetManifest(), "ranges", len(ranges))
 	start := time.Now()
 	err = s.guarded(ctx, idle, sess, func() error {
 		if req.GetManifest() {
@@ -65,7 +65,7 @@ func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest,
 		}
 		return snd.run(func() error { return snd.ranges(ranges) })
 	})
-	log.Info("seed stream ended", "seconds", time.Since(start).Seconds(), "result", result(err))
+	log.Debug("seed stream ended", "seconds", time.Since(start).Seconds(), "result", result(err))
 	return err
 }
 

@@ -44,6 +44,14 @@ func (w *wire) count() int64 {
 	return w.total
 }
 
+// die closes every connection, and those to come.
+func (w *wire) die() {
+	w.mu.Lock()
+	w.refuse = true
+	w.mu.Unlock()
+	w.kill()
+}
+
 // kill closes every connection.
 func (w *wire) kill() {
 	w.mu.Lock()

@@ -16,7 +16,7 @@ func benchCommand(env *command.Env) *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "Measure on this machine",
-		Subcommands: []*cli.Command{benchJoinCommand(env), benchSeedCommand(env)},
+		Subcommands: []*cli.Command{benchJoinCommand(env), benchSeedCommand(env), benchNetCommand(env)},
 	}
 }
 

@@ -34,7 +34,7 @@ func pullCommand(env *command.Env) *cli.Command {
 			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
 			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
 			&cli.StringFlag{Name: "delta", Usage: "take what did not change from `OLD-DIR`, the data directory of a member that no longer runs; it is only read"},
-			&cli.IntFlag{Name: "parallel", Usage: "`N` streams; default half the processors, 2 to 4"},
+			&cli.IntFlag{Name: "parallel", Usage: "`N` connections that the seed comes over; default 2, or 4 on a long line"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Usage: "the cluster keeps the log after the seed for `DURATION`"},
 			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},
 			&cli.BoolFlag{Name: "learner", Usage: "reserve as a member that stays a learner"},

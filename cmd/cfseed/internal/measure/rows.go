@@ -41,6 +41,15 @@ func (r Row) AtMost(bound float64) Row {
 	return r
 }
 
+// AtLeast holds the median against a bound from below.
+func (r Row) AtLeast(bound float64) Row {
+	r.Bound, r.Verdict = "at least "+Number(bound, r.Unit), Within
+	if r.Median < bound {
+		r.Verdict = Missed
+	}
+	return r
+}
+
 // Never holds the worst run against zero.
 func (r Row) Never() Row {
 	r.Bound, r.Verdict = "none in any run", Within

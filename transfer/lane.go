@@ -1,0 +1,279 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// lane is a connection of a round and the shares that come over it. Each has one
+// of its own: what TCP lets be on its way is counted by connection, and a packet
+// that is lost holds up one lane alone. What is said about the seed goes over
+// the round's connection, where nothing is in its way.
+type lane struct {
+	*round
+	conn   Conn
+	client chainfirev1.SeedClient
+	answer time.Duration // the least time from asking for a share to its first frame; 0: not known
+	each   time.Duration // smoothed, of one chunk
+}
+
+// How many lanes there are by default, and from which round trip on a line is a
+// long one, that one or two windows of TCP do not fill. On a short line more of
+// them bring nothing, and each has a chunk on its way that is lost with its
+// connection.
+const (
+	shortLanes = 2
+	longLanes  = 4
+	longTrip   = 5 * time.Millisecond
+)
+
+// openLanes makes the connections, which come about while the manifest does.
+func (r *round) openLanes(ctx context.Context) error {
+	lanes := r.cfg.Parallel
+	if lanes == 0 {
+		lanes = longLanes
+	}
+	for range lanes {
+		conn, err := r.cfg.Dial(ctx, r.addr, append(dialOptions(), r.counter.dialOption())...)
+		if err != nil {
+			return peerFault(ctx, "dial "+r.addr, err)
+		}
+		r.lanes = append(r.lanes, &lane{round: r, conn: conn, client: chainfirev1.NewSeedClient(conn)})
+		if lazy, ok := conn.(interface{ Connect() }); ok {
+			lazy.Connect()
+		}
+	}
+	return nil
+}
+
+func (r *round) closeLanes() {
+	for _, l := range r.lanes {
+		_ = l.conn.Close() // nothing comes over it any more
+	}
+}
+
+// measure finds out how long a round trip is, by a call that costs the source
+// nothing.
+func (r *round) measure(ctx context.Context) {
+	defer close(r.measured)
+	if asked := time.Now(); r.answers(ctx) {
+		r.trip = time.Since(asked)
+	}
+}
+
+// inUse are the lanes that this line needs.
+func (r *round) inUse(ctx context.Context) []*lane {
+	if r.cfg.Parallel > 0 {
+		return r.lanes
+	}
+	select {
+	case <-r.measured:
+	case <-ctx.Done():
+		return r.lanes[:shortLanes]
+	}
+	if r.trip < longTrip {
+		return r.lanes[:shortLanes]
+	}
+	return r.lanes
+}
+
+// fetchRanges fetches missing over all lanes. One that breaks gives its rest
+// back for the others; the first reason is returned when something is left.
+func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	lanes := r.inUse(ctx)
+	queue := newWorkQueue(missing, len(lanes))
+	errs := make([]error, len(lanes))
+	var wg sync.WaitGroup
+	for i, l := range lanes {
+		wg.Go(func() {
+			errs[i] = l.work(ctx, queue)
+			if errs[i] != nil && !transient(errs[i]) {
+				cancel()
+			}
+		})
+	}
+	wg.Wait()
+	var first error
+	for _, err := range errs {
+		switch {
+		case err == nil:
+		case !transient(err):
+			return err
+		case first == nil:
+			first = err
+		}
+	}
+	if queue.empty() {
+		return nil
+	}
+	return first
+}
+
+// share is a part of what is missing, asked for and coming over one stream.
+type share struct {
+	frames *frameReader
+	stream chainfirev1.Seed_GetSnapshotClient
+	end    context.CancelFunc
+	asked  time.Time
+	alone  bool // when it was asked for, nothing else was on its way
+	chunks int  // of it, which have not come
+}
+
+// work takes shares until there is none; its own goroutine. A lane that breaks
+// after it has brought something goes on by itself.
+func (l *lane) work(ctx context.Context, queue *workQueue) error {
+	var now, next *share
+	for {
+		var err error
+		moved := false
+		if now, next = next, nil; now == nil {
+			if now, err = l.ask(ctx, queue, true); now == nil && err == nil {
+				return nil
+			}
+		}
+		if err == nil {
+			moved, next, err = l.read(ctx, queue, now)
+			now.end()
+		}
+		if err == nil {
+			continue
+		}
+		if now != nil {
+			queue.add(now.frames.rest()...)
+		}
+		if next != nil {
+			next.end()
+			queue.add(next.frames.rest()...)
+			next = nil
+		}
+		var d *damaged
+		if errors.As(err, &d) && d.at.file >= 0 {
+			// The stream is not to be trusted any more, another one may be.
+			if err = l.in.damaged(d.at, 0, d.err); err == nil {
+				continue
+			}
+		}
+		if !moved || !transient(err) || ctx.Err() != nil {
+			return err
+		}
+		l.retried(err)
+	}
+}
+
+// ask asks for a share of what is missing; nil when there is none.
+func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, error) {
+	ranges := queue.take(min(2*l.ahead()+leastShare, mostShare))
+	if ranges == nil {
+		return nil, nil
+	}
+	req := &chainfirev1.GetSnapshotRequest{LeaseId: l.meta.LeaseID, ManifestRoot: l.layout.root[:], Ranges: rangesProto(ranges),
+		Compression: l.cfg.Compression, RateLimit: uint64(max(l.cfg.RateLimit, 0))}
+	sctx, end := context.WithCancel(ctx)
+	stream, err := l.client.GetSnapshot(sctx, req, callOptions(l.raw)...)
+	if err != nil {
+		end()
+		queue.add(ranges...)
+		return nil, peerFault(ctx, "pull from "+l.addr, err)
+	}
+	s := &share{stream: stream, end: end, asked: time.Now(), alone: alone}
+	for _, r := range ranges {
+		s.chunks += r.Count
+	}
+	s.frames = &frameReader{layout: l.layout, root: l.layout.root, ranges: ranges}
+	s.frames.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
+		again, err := l.in.put(id, c)
+		if again && err == nil { // else it is in the rest
+			queue.add(Range{File: id.file, First: id.index, Count: 1})
+		}
+		return err
+	}
+	return s, nil
+}
+
+// read takes a share to its end frame, and asks for the next one a little before
+// that. moved says that chunks have come.
+func (l *lane) read(ctx context.Context, queue *workQueue, s *share) (moved bool, next *share, err error) {
+	op := "pull from " + l.addr
+	for last := s.asked; ; {
+		f := newInFrame()
+		err := s.stream.RecvMsg(f)
+		if errors.Is(err, io.EOF) {
+			if !s.frames.ended {
+				return moved, next, fault.Newf(fault.Unreachable, op, "the stream ended before its end frame")
+			}
+			return moved, next, nil
+		}
+		if err != nil {
+			return moved, next, peerFault(ctx, op, err)
+		}
+		l.idle.touch()
+		chunks := s.frames.chunks
+		err = s.frames.next(f.GetSnapshotResponse)
+		f.free()
+		if err != nil {
+			return moved, next, err
+		}
+		if s.frames.chunks == chunks {
+			l.began(s)
+			continue
+		}
+		moved = true
+		now := time.Now()
+		l.came(now.Sub(last))
+		last = now
+		if s.chunks--; next == nil && s.chunks <= l.ahead() {
+			if next, err = l.ask(ctx, queue, false); err != nil {
+				return moved, nil, err
+			}
+		}
+	}
+}
+
+// began notes how long the source took to answer, at a share's first frame.
+func (l *lane) began(s *share) {
+	if took := time.Since(s.asked); s.alone && s.frames.chunks == 0 && (l.answer == 0 || took < l.answer) {
+		l.answer = took
+	}
+	s.alone = false
+}
+
+func (l *lane) came(took time.Duration) {
+	if l.each == 0 {
+		l.each = took
+	}
+	l.each += (took - l.each) / 4
+}
+
+// Bounds of what a lane asks for, in chunks. What it has asked for and not
+// stored is what a target holds at most that is slower than its line.
+const (
+	mostShare = 8
+	aheadMost = 4
+)
+
+// ahead is how many chunks of a share may be missing when the next one is asked
+// for: those that come in one and a half round trips, none where a round trip is
+// short. More would lie here unread, and be lost when this side is killed.
+func (l *lane) ahead() int {
+	if l.each <= 0 {
+		return 0
+	}
+	return int(min(l.answer*3/2/l.each, aheadMost))
+}
+
+// retried tells that a lane broke and goes on; any goroutine.
+func (p *puller) retried(err error) {
+	p.notify.Lock()
+	p.result.Retries++
+	addr := p.result.Source
+	p.notify.Unlock()
+	p.tell(Event{Kind: EventRetry, Source: addr, Err: err})
+}
