@@ -69,15 +69,12 @@ func (r *round) measure(ctx context.Context) {
 
 // inUse are the lanes that this line needs.
 func (r *round) inUse(ctx context.Context) []*lane {
-	if r.cfg.Parallel > 0 {
-		return r.lanes
-	}
 	select {
 	case <-r.measured:
+		r.long = r.trip >= longTrip
 	case <-ctx.Done():
-		return r.lanes[:shortLanes]
 	}
-	if r.trip < longTrip {
+	if r.cfg.Parallel == 0 && !r.long {
 		return r.lanes[:shortLanes]
 	}
 	return r.lanes
@@ -170,7 +167,11 @@ func (l *lane) work(ctx context.Context, queue *workQueue) error {
 
 // ask asks for a share of what is missing; nil when there is none.
 func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, error) {
-	ranges := queue.take(min(2*l.ahead()+leastShare, mostShare))
+	most := leastShare
+	if l.long {
+		most = mostShare
+	}
+	ranges := queue.take(most)
 	if ranges == nil {
 		return nil, nil
 	}
@@ -249,24 +250,24 @@ func (l *lane) came(took time.Duration) {
 	if l.each == 0 {
 		l.each = took
 	}
-	l.each += (took - l.each) / 4
+	l.each += (took - l.each) / 8
 }
 
 // Bounds of what a lane asks for, in chunks. What it has asked for and not
 // stored is what a target holds at most that is slower than its line.
 const (
-	mostShare = 8
+	mostShare = 8 // of a long line
 	aheadMost = 4
 )
 
 // ahead is how many chunks of a share may be missing when the next one is asked
-// for: those that come in one and a half round trips, none where a round trip is
-// short. More would lie here unread, and be lost when this side is killed.
+// for: those that come in a round trip, none where that is short. What comes
+// sooner lies here unread, and is lost when this side is killed.
 func (l *lane) ahead() int {
-	if l.each <= 0 {
+	if !l.long {
 		return 0
 	}
-	return int(min(l.answer*3/2/l.each, aheadMost))
+	return int(min(l.answer/max(l.each, 1)+1, aheadMost))
 }
 
 // retried tells that a lane broke and goes on; any goroutine.

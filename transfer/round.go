@@ -30,6 +30,7 @@ type round struct {
 	lanes    []*lane
 	trip     time.Duration // of a small call; set before measured is closed; 0: not known
 	measured chan struct{}
+	long     bool // trip is
 }
 
 // round makes a connection to e and fetches what is missing. A watchdog ends it
