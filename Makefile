@@ -25,7 +25,7 @@ race: ## short tests of the concurrent packages under the race detector
 
 .PHONY: e2e
 e2e: ## whole processes: kills, joins, etcd's client
-	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench ./cmd/cfseed/internal/seedbench
+	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench ./cmd/cfseed/internal/netbench ./cmd/cfseed/internal/seedbench
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
@@ -34,6 +34,10 @@ fuzz: ## every fuzz target for FUZZTIME each
 .PHONY: bench-join
 bench-join: ## what a join costs, beside copying the files (minutes)
 	$(GO) run ./cmd/cfseed bench join --out bench-join.json
+
+.PHONY: bench-net
+bench-net: ## what a pull makes of a long line (minutes)
+	$(GO) run ./cmd/cfseed bench net --out bench-net.json
 
 .PHONY: etcd
 etcd: ## etcd's own server into .bin, for bench-seed to compare with

@@ -135,7 +135,7 @@ func (r *round) watch(ctx context.Context) error {
 func (r *round) answers(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.IdleTimeout/12)
 	defer cancel()
-	_, err := r.client.DigestAt(ctx, &chainfirev1.DigestAtRequest{})
+	_, err := r.client.SeedQueue(ctx, &chainfirev1.SeedQueueRequest{})
 	err = peerFault(ctx, "ask the source", err)
 	return err == nil || !transient(err)
 }
