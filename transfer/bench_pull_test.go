@@ -218,7 +218,7 @@ func stageFromMemory(ctx context.Context, dir string, seed *snapshot.Seed, chunk
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() {
-			for share := queue.take(); share != nil && errs[i] == nil; share = queue.take() {
+			for share := queue.take(mostShare); share != nil && errs[i] == nil; share = queue.take(mostShare) {
 				errs[i] = putShare(st, share, chunks)
 			}
 		})
