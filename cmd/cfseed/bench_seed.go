@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -54,10 +55,10 @@ func benchSeed(ctx context.Context, c *cli.Context, s *command.Session) (err err
 	cfg.Say = func(format string, args ...any) { s.Log.Info(fmt.Sprintf(format, args...)) }
 	rep, err := seedbench.Run(ctx, cfg)
 	progress.Close(err == nil)
-	if err != nil {
-		return err
-	}
 	rep.Command = commandLine()
+	if err != nil { // what was measured until then took long, and is kept
+		return errors.Join(err, writeSamples(c.String("out"), rep))
+	}
 	if err := writeSamples(c.String("out"), rep); err != nil {
 		return err
 	}

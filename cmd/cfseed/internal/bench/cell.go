@@ -83,7 +83,7 @@ type course struct {
 func (c *course) run(ctx context.Context, number int) (Sample, error) {
 	s := Sample{Run: number, CopyFirst: c.plan.Copy && number%2 == 1, LoadAverage: measure.LoadAverageNow()}
 	err := c.UnderLoad(ctx, c.plan.Puts, func() (err error) {
-		if s.PutQuiet, err = c.During(ctx, func() error { return workload.Pause(ctx, c.plan.Quiet) }); err != nil {
+		if s.PutQuiet, err = c.Quiet(ctx, c.plan.Quiet); err != nil {
 			return err
 		}
 		if !c.plan.Copy {

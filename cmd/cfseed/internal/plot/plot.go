@@ -32,8 +32,8 @@ type Bar struct {
 
 // Sizes in pixels.
 const (
-	width     = 880
-	left      = 330 // where bars begin
+	width     = 960
+	left      = 410 // where bars begin
 	right     = 140 // behind the longest bar
 	top       = 48
 	barHeight = 18

@@ -24,6 +24,8 @@ type Rig struct {
 	Cluster *cluster.Cluster
 	Leader  *cluster.Process
 	Load    *workload.Load // nil outside of UnderLoad
+
+	usual float64 // processors that the members keep busy with the load alone
 }
 
 // New returns a rig without processes in dir, which exists. binary is cfseed's
@@ -99,7 +101,7 @@ func (r *Rig) UnderLoad(ctx context.Context, puts workload.Puts, fn func() error
 		return err
 	}
 	r.Load = l
-	defer func() { r.Load = nil }()
+	defer func() { r.Load, r.usual = nil, 0 }()
 	return errors.Join(fn(), stop())
 }
 
@@ -112,6 +114,22 @@ func (r *Rig) During(ctx context.Context, fn func() error) (measure.Latency, err
 	}
 	l, err := r.Load.Window(ctx, began, time.Now())
 	l.OtherCores = others
+	return l, err
+}
+
+// Quiet leaves the members alone with the load and gives the latency of its
+// puts. What the members use meanwhile is what Settle waits for from then on.
+func (r *Rig) Quiet(ctx context.Context, span time.Duration) (measure.Latency, error) {
+	before, err := r.cpu()
+	if err != nil {
+		return measure.Latency{}, err
+	}
+	l, err := r.During(ctx, func() error { return workload.Pause(ctx, span) })
+	if err != nil {
+		return l, err
+	}
+	after, err := r.cpu()
+	r.usual = (after - before) / span.Seconds()
 	return l, err
 }
 
@@ -153,9 +171,10 @@ func (r *Rig) Settle(ctx context.Context) error {
 	const (
 		look = 500 * time.Millisecond
 		most = 2 * time.Minute
-		each = 0.12 // CPU seconds of a member in a look: the load costs some
+		each = 0.12 // CPU seconds of a member in a look: a slow load costs some
+		more = 1.25 // times what the load alone took before
 	)
-	quiet := each * float64(len(r.Cluster.Nodes()))
+	quiet := max(each*float64(len(r.Cluster.Nodes())), more*r.usual*look.Seconds())
 	for began, calm := time.Now(), 0; calm < 3 && time.Since(began) < most; {
 		before, err := r.cpu()
 		if err != nil {

@@ -68,7 +68,7 @@ func manyOnce(ctx context.Context, cfg Config, r *rig.Rig, s *Many) error {
 	if err != nil {
 		return err
 	}
-	if s.PutQuiet, err = r.During(ctx, func() error { return workload.Pause(ctx, cfg.Quiet) }); err != nil {
+	if s.PutQuiet, err = r.Quiet(ctx, cfg.Quiet); err != nil {
 		return err
 	}
 	if s.Control, err = source.Usage(); err != nil {
