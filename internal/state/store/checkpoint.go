@@ -56,7 +56,10 @@ func (s *Store) pebbleCheckpoint(dir string) (err error) {
 }
 
 // finishCheckpoint drops the log files, whose content is in the tables, and
-// syncs what Pebble does not: the files it copied, and both directories.
+// syncs what Pebble does not: the files it copied, and both directories. Tables
+// and blobs were synced when they were made, as are those that could not be
+// linked; to sync each of hundreds again would make the disk flush as often,
+// and the syncs of the log wait.
 func finishCheckpoint(fs vfs.FS, dir string) error {
 	names, err := fs.List(dir)
 	if err != nil {
@@ -64,9 +67,11 @@ func finishCheckpoint(fs vfs.FS, dir string) error {
 	}
 	for _, name := range names {
 		path := fs.PathJoin(dir, name)
-		if strings.HasSuffix(name, ".log") {
+		switch {
+		case strings.HasSuffix(name, ".log"):
 			err = fs.Remove(path)
-		} else {
+		case strings.HasSuffix(name, ".sst"), strings.HasSuffix(name, ".blob"):
+		default:
 			err = syncPath(fs.Open(path))
 		}
 		if err != nil {
