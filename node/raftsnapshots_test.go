@@ -313,6 +313,49 @@ func TestSeedIsReplaced(t *testing.T) {
 	}
 }
 
+// TestCheckpointIsSharedWhileItIsMade: targets that come before the checkpoint of
+// the first is there share it, since they share its hold; not once that lease
+// has ended, nor when too much was written since.
+func TestCheckpointIsSharedWhileItIsMade(t *testing.T) {
+	one := found(t, "one")[0]
+	opened := func() transfer.Lease {
+		t.Helper()
+		lease, err := one.seeds.Open(within(t), transfer.LeaseRequest{Target: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lease
+	}
+	first, second := opened(), opened()
+	if second.Hold != first.Hold || second.ID == first.ID {
+		t.Fatalf("leases %+v and %+v share no hold", first, second)
+	}
+	seed, release, err := one.seeds.Acquire(within(t), first, nil, ident.Position{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer release()
+	if shared, release, err := one.seeds.Acquire(within(t), second, nil, ident.Position{}); err != nil || shared != seed {
+		t.Errorf("the second lease has another seed, %v", err)
+	} else {
+		release()
+	}
+	for _, id := range []uint64{first.ID, second.ID} {
+		if err := one.seeds.Close(within(t), id); err != nil {
+			t.Fatal(err)
+		}
+	}
+	third := opened()
+	if third.Hold <= first.Hold {
+		t.Errorf("lease %+v has the hold of one that ended, %+v", third, first)
+	}
+	one.seeds.shareMax = 1
+	put(t, etcdClient(t, &running{client: one.n.cfg.AdvertiseClient[0]}), "a", "1")
+	if fourth := opened(); fourth.Hold <= third.Hold {
+		t.Errorf("lease %+v has the hold of %+v, though too much was written since", fourth, third)
+	}
+}
+
 // TestStagingIsRemoved: what an earlier run has staged is not kept by a member
 // that is up to date.
 func TestStagingIsRemoved(t *testing.T) {

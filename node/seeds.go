@@ -33,8 +33,11 @@ type seeds struct {
 	raft     *raftSnapshots
 	shareMax uint64 // log bytes after a checkpoint beyond which a fresh one is made
 
-	mu     sync.Mutex
-	served map[uint64]servedSeed // by lease
+	opening chan struct{} // held while a lease is opened, so that the next one finds it
+
+	mu       sync.Mutex
+	served   map[uint64]servedSeed // by lease
+	awaiting map[uint64]uint64     // holds of leases whose seed is not there yet, by lease
 }
 
 // servedSeed is the seed served under a lease.
@@ -50,7 +53,8 @@ func newSeeds(m *member) (*seeds, error) {
 		return nil, err
 	}
 	s := &seeds{self: m.identity.get().MemberID, ttl: n.cfg.LeaseTTL, cap: n.cfg.LeaseBytes, core: m.core, log: m.log,
-		state: m.state, library: library, served: map[uint64]servedSeed{}, pace: m.pace, shareMax: n.cfg.LeaseBytes / 16}
+		state: m.state, library: library, pace: m.pace, shareMax: n.cfg.LeaseBytes / 16,
+		opening: make(chan struct{}, 1), served: map[uint64]servedSeed{}, awaiting: map[uint64]uint64{}}
 	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
 	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s, Tails: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
@@ -95,7 +99,19 @@ func (s *seeds) Open(ctx context.Context, r transfer.LeaseRequest) (transfer.Lea
 	if r.LeaseID != 0 {
 		return s.Renew(ctx, r.LeaseID, r.TTL, r.CapBytes)
 	}
-	return s.open(ctx, r, s.shareable(r.WantRoot))
+	select {
+	case s.opening <- struct{}{}:
+		defer func() { <-s.opening }()
+	case <-ctx.Done():
+		return transfer.Lease{}, fault.New(fault.Timeout, "open seed", ctx.Err())
+	}
+	lease, err := s.open(ctx, r, s.shareable(r.WantRoot))
+	if err == nil {
+		s.mu.Lock()
+		s.awaiting[lease.ID] = lease.Hold
+		s.mu.Unlock()
+	}
+	return lease, err
 }
 
 // open opens a lease: with a hold of its own, or with that of the lease whose
@@ -121,7 +137,8 @@ func (s *seeds) open(ctx context.Context, r transfer.LeaseRequest, share uint64)
 }
 
 // shareable finds a live lease whose checkpoint another target can use: the one
-// asked for by its root, if it is served, else the newest that is recent enough.
+// asked for by its root, if it is served, else the newest that is recent enough,
+// else the oldest whose checkpoint is still being made and will be.
 func (s *seeds) shareable(wantRoot []byte) uint64 {
 	live := map[uint64]bool{}
 	for _, l := range s.state.machine().SeedLeases() {
@@ -141,6 +158,25 @@ func (s *seeds) shareable(wantRoot []byte) uint64 {
 		}
 		if (seed.pos.Index > at.Index || (seed.pos.Index == at.Index && id < best)) && s.log.BytesAfter(seed.pos.Index) <= s.shareMax {
 			best, at = id, seed.pos
+		}
+	}
+	if best == 0 {
+		best = s.shareableSoon(live)
+	}
+	return best
+}
+
+// shareableSoon is shareable among the leases that wait for their checkpoint:
+// it will be at or after the hold. The caller holds mu.
+func (s *seeds) shareableSoon(live map[uint64]bool) uint64 {
+	var best uint64
+	for id, hold := range s.awaiting {
+		if !live[id] {
+			delete(s.awaiting, id)
+			continue
+		}
+		if (best == 0 || id < best) && s.log.BytesAfter(hold) <= s.shareMax {
+			best = id
 		}
 	}
 	return best
@@ -205,13 +241,14 @@ func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []by
 		}
 	}
 	seed, release, err := s.library.Acquire(ctx, want, checkpointer{s.state})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.awaiting, lease.ID)
 	if err != nil {
 		return nil, nil, err
 	}
 	this := servedSeed{seed.Position(), seed.Root()}
-	s.mu.Lock()
 	s.served[lease.ID] = this
-	s.mu.Unlock()
 	return seed, func() {
 		s.mu.Lock()
 		if s.served[lease.ID] == this { // else another has taken its place
