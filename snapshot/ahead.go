@@ -26,8 +26,9 @@ const (
 // each chunk; nothing is kept on disk, since a sum is made again sooner than an
 // old one is worth trusting. It returns nil when ctx ends.
 //
-// A sum is never more than a prediction: ReadChunk compares every chunk with it.
-// What can not be read is left for the capture to report.
+// A sum is never more than a prediction: ReadChunk compares every chunk with it,
+// and a table that differs is in doubt (sumCache). What can not be read is left
+// for the capture to report.
 func (l *Library) SumAhead(ctx context.Context, dir func() string) error {
 	a := ahead{capture: &l.capture, settled: aheadSettled, limit: rate.NewLimiter(aheadRate, readAtOnce)}
 	tick := time.NewTicker(aheadEvery)
@@ -66,7 +67,7 @@ func (a *ahead) pass(ctx context.Context, dir string, now time.Time) {
 	for _, name := range names {
 		path := a.capture.fs.PathJoin(dir, name)
 		key, ok := a.keyOf(path, name)
-		if !ok {
+		if !ok || a.capture.sums.inDoubt(key) { // a capture looks into that
 			continue
 		}
 		if sums := a.capture.sums.peek(key); sums != nil {

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -12,6 +13,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	"golang.org/x/time/rate"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/snapshot/manifest"
 )
 
 // tableReads is the machine's file system that counts reads of tables.
@@ -97,8 +101,28 @@ func TestSumAhead(t *testing.T) {
 	}
 }
 
-// A wrong sum, wherever it came from, is found when the chunk is read.
-func TestWrongSumAheadIsFound(t *testing.T) {
+// readAll reads every chunk of a seed and gives how many are not what they
+// should be.
+func readAll(t *testing.T, seed *Seed) (damaged int) {
+	t.Helper()
+	for i := range seed.m.Files {
+		for c := range seed.m.Files[i].Chunks {
+			_, err := seed.ReadChunk(t.Context(), i, c, nil)
+			if err != nil && !fault.Is(err, fault.Corrupt) {
+				t.Fatal(err)
+			}
+			if err != nil {
+				damaged++
+			}
+		}
+	}
+	return damaged
+}
+
+// A wrong sum, wherever it came from, is found when the chunk is read. The next
+// capture makes it anew, if the table is whole; of a damaged table no seed is
+// made, though its bytes could be summed.
+func TestWrongSumIsMadeAnew(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	src := newSource(t, vfs.Default, filepath.Join(dir, "state-1"))
 	src.fill(50, 1000)
@@ -109,6 +133,15 @@ func TestWrongSumAheadIsFound(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	acquire := func(root [32]byte) *Seed {
+		t.Helper()
+		seed, release, err := lib.Acquire(ctx, Want{Root: root}, src.st)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = release() })
+		return seed
+	}
 	a := ahead{capture: &lib.capture, limit: rate.NewLimiter(rate.Inf, readAtOnce)}
 	a.pass(ctx, src.st.Dir(), time.Now())
 	wrong := 0
@@ -116,21 +149,29 @@ func TestWrongSumAheadIsFound(t *testing.T) {
 		sums[0] ^= 1
 		wrong++
 	}
-	seed, release, err := lib.Acquire(ctx, Want{}, src.st)
-	if err != nil {
-		t.Fatal(err)
+	seed := acquire([32]byte{})
+	if found := readAll(t, seed); wrong == 0 || found != wrong {
+		t.Fatalf("%d of %d wrong sums were found", found, wrong)
 	}
-	defer func() { _ = release() }()
-	found := 0
-	for i := range seed.m.Files {
-		for c := range seed.m.Files[i].Chunks {
-			if _, err := seed.ReadChunk(ctx, i, c, nil); err != nil {
-				found++
-			}
-		}
+	a.pass(ctx, src.st.Dir(), time.Now())
+	if n := len(lib.capture.sums.ahead); n != 0 {
+		t.Errorf("%d tables in doubt were summed ahead", n)
 	}
-	if wrong == 0 || found != wrong {
-		t.Errorf("%d of %d wrong sums were found", found, wrong)
+	again := acquire(seed.Root()) // whoever had begun with the first one asks for it
+	if again == seed || again.Root() == seed.Root() {
+		t.Error("a seed that is not what was captured is served again")
+	}
+	if found := readAll(t, again); found != 0 {
+		t.Errorf("%d chunks are not what was captured, though the tables are whole", found)
+	}
+
+	table := slices.IndexFunc(again.m.Files, func(f manifest.File) bool { return f.Kind == manifest.KindTable })
+	flipOnDisk(t, filepath.Join(again.Dir(), again.m.Files[table].Name), 8000)
+	if found := readAll(t, again); found != 1 {
+		t.Fatalf("%d damaged chunks", found)
+	}
+	if _, _, err := lib.Acquire(ctx, Want{Root: again.Root()}, src.st); !fault.Is(err, fault.Corrupt) {
+		t.Errorf("a seed of a damaged table: %v", err)
 	}
 }
 

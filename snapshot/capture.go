@@ -84,7 +84,10 @@ func (c *capturer) capture(ctx context.Context, cp Checkpointer, dir string) (se
 	if m.Files, err = c.files(ctx, dir); err != nil {
 		return nil, err
 	}
-	return newSeed(c.fs, dir, m)
+	if seed, err = newSeed(c.fs, dir, m); err == nil {
+		seed.sums = c.sums
+	}
+	return seed, err
 }
 
 // inspect opens the state in dir read-only and asks it what it is. A panic
@@ -100,6 +103,17 @@ func inspect(fs vfs.FS, dir string) (info store.Info, err error) {
 		return info, failure("inspect state", dir, err)
 	}
 	return info, nil
+}
+
+// checkTable reads a table and compares it with its own checksums. A panic about
+// its bytes is an error like any other.
+func checkTable(ctx context.Context, fs vfs.FS, path string) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fault.Newf(fault.Corrupt, "check table", "%v", r).At(path)
+		}
+	}()
+	return store.CheckTable(ctx, fs, path)
 }
 
 // describe makes the manifest of a state, without files.
@@ -180,6 +194,12 @@ func (c *capturer) sumFile(ctx context.Context, dir string, entry *manifest.File
 	entry.Size = uint64(info.Size())
 	key, cacheable := sumKeyOf(entry, info)
 	if cacheable && c.sums != nil {
+		if c.sums.inDoubt(key) {
+			if err := checkTable(ctx, c.fs, path); err != nil {
+				return err
+			}
+			c.sums.trust(key)
+		}
 		entry.Chunks = c.sums.get(key)
 	}
 	if entry.Chunks == nil {

@@ -13,7 +13,8 @@
 // Tables never change, so their chunks are summed once: by the first capture
 // that has them, or before one is asked for, slowly, by SumAhead. A sum belongs
 // to a name, size, device, inode and time of writing and is kept in memory
-// only. It is checked whenever a chunk is read.
+// only. It is checked whenever a chunk is read; a table that differs is summed
+// again if its own checksums are right, and not served if they are not.
 //
 // # Stage
 //

@@ -140,6 +140,9 @@ func (l *Library) share(want Want) *holding {
 	defer l.mu.Unlock()
 	var best *holding
 	for _, h := range l.held {
+		if h.seed.doubted.Load() {
+			continue // it can not be served to the end
+		}
 		if h.seed.root == want.Root {
 			best = h
 			break
@@ -164,7 +167,7 @@ func (l *Library) keep(fresh *Seed) (*holding, error) {
 		return nil, errors.Join(err, l.remove(fresh.dir))
 	}
 	for _, h := range l.held {
-		if h.seed.Position() == fresh.Position() {
+		if h.seed.Position() == fresh.Position() && !h.seed.doubted.Load() {
 			h.refs++
 			l.mu.Unlock()
 			if err := l.remove(fresh.dir); err != nil {

@@ -25,6 +25,8 @@ type Seed struct {
 	root    [32]byte
 	shared  bool // files are links to those of a stopped member
 	removed atomic.Bool
+	sums    *sumCache   // that the capture used; nil: none
+	doubted atomic.Bool // a chunk was not what was captured
 }
 
 func newSeed(fs vfs.FS, dir string, m *manifest.Manifest) (*Seed, error) {
@@ -79,6 +81,7 @@ func (s *Seed) ReadChunk(ctx context.Context, file, index int, buf []byte) ([]by
 	}
 	err = errors.Join(readAt(f, buf, offset), f.Close())
 	if errors.Is(err, io.ErrUnexpectedEOF) || (err == nil && chunk.Sum(buf) != entry.Chunks[index]) {
+		s.doubt(entry, path)
 		return nil, fault.Newf(fault.Corrupt, op, "chunk %d is not what was captured", index).At(path).
 			WithHint("the disk of the source returned other bytes; seed from another member and verify this one")
 	}
@@ -86,6 +89,20 @@ func (s *Seed) ReadChunk(ctx context.Context, file, index int, buf []byte) ([]by
 		return nil, failure(op, path, err)
 	}
 	return buf, nil
+}
+
+// doubt sees to it that the next capture does not rely on the sums of a file that
+// differs from them.
+func (s *Seed) doubt(entry *manifest.File, path string) {
+	s.doubted.Store(true)
+	if s.sums == nil {
+		return
+	}
+	if info, err := s.fs.Stat(path); err == nil {
+		if key, ok := sumKeyOf(entry, info); ok {
+			s.sums.doubt(key)
+		}
+	}
 }
 
 // Remove deletes the seed's files. Chunks read afterwards give

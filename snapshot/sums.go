@@ -30,15 +30,26 @@ func sumKeyOf(entry *manifest.File, info vfs.FileInfo) (sumKey, bool) {
 	}, ok
 }
 
+// file names the file, whatever has been written to it since.
+func (k sumKey) file() sumKey {
+	k.size, k.writtenAt = 0, 0
+	return k
+}
+
 type sumCacheEntries map[sumKey][]uint64
 
 // sumCache keeps the chunk sums of the last capture and those made ahead of the
-// next one, so that it reads only tables written since. Should it ever be
-// wrong, ReadChunk finds out.
+// next one, so that it reads only tables written since.
+//
+// When ReadChunk finds that a table's bytes and sums differ, either may be wrong:
+// the disk, or what was read when the sums were made. The table is then in
+// doubt. Its sums are not used again, and new ones are made only after its own
+// checksums were found to be right: else damaged bytes would get sums that fit.
 type sumCache struct {
 	mu      sync.Mutex
 	entries sumCacheEntries // of the last capture
 	ahead   sumCacheEntries // made by SumAhead
+	doubted map[sumKey]bool // by sumKey.file
 	hits    uint64
 }
 
@@ -61,6 +72,9 @@ func (c *sumCache) peek(key sumKey) []uint64 {
 }
 
 func (c *sumCache) find(key sumKey) []uint64 {
+	if c.doubted[key.file()] {
+		return nil
+	}
 	if sums := c.entries[key]; sums != nil {
 		return sums
 	}
@@ -93,4 +107,30 @@ func (c *sumCache) noteAhead(key sumKey, sums []uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.ahead[key] = sums
+}
+
+// doubt says that a table's bytes are not those that were summed.
+func (c *sumCache) doubt(key sumKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.doubted == nil {
+		c.doubted = map[sumKey]bool{}
+	}
+	c.doubted[key.file()] = true
+}
+
+// trust ends the doubt about a table that was found to be whole: it may be
+// summed again.
+func (c *sumCache) trust(key sumKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.entries, key)
+	delete(c.ahead, key)
+	delete(c.doubted, key.file())
+}
+
+func (c *sumCache) inDoubt(key sumKey) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.doubted[key.file()]
 }
