@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
@@ -33,7 +34,7 @@ func BenchmarkStream(b *testing.B) {
 		raw        bool
 	}{{"raw", src.addr, true}, {"proto", plain, false}} {
 		b.Run(tc.name, func(b *testing.B) {
-			conn, err := dialTCP(b.Context(), tc.addr, dialOptions()...)
+			conn, err := dialTCP(b.Context(), tc.addr, dialOptions(time.Minute)...)
 			if err != nil {
 				b.Fatal(err)
 			}

@@ -40,7 +40,7 @@ func (r *round) openLanes(ctx context.Context) error {
 		lanes = longLanes
 	}
 	for range lanes {
-		conn, err := r.cfg.Dial(ctx, r.addr, append(dialOptions(), r.counter.dialOption())...)
+		conn, err := r.cfg.Dial(ctx, r.addr, append(dialOptions(r.cfg.IdleTimeout), r.counter.dialOption())...)
 		if err != nil {
 			return peerFault(ctx, "dial "+r.addr, err)
 		}

@@ -39,7 +39,7 @@ type PullConfig struct {
 	IdleTimeout   time.Duration // no byte for so long, and one last try, end the pull; default 60 s
 	OpenTimeout   time.Duration // for opening the seed while a source answers; default 10 min
 	ContactWithin time.Duration // some endpoint must answer within; default 10 s, at most IdleTimeout
-	Grace         time.Duration // a source may be away for so long; default 2 s
+	Grace         time.Duration // a source may be away for so long at least; default 2 s
 	Backoff       func(attempt int) time.Duration
 
 	Progress func(Progress) // one call at a time, not too often; may be nil
@@ -123,6 +123,7 @@ type puller struct {
 	opening   time.Time     // when opening began; zero once a source has opened the seed
 	until     time.Duration // of silence, which ends the pull
 	first     error         // that went wrong since there was progress
+	fetching  time.Duration // what is in the stage took so long to fetch
 
 	layout *layout // nil until there is a stage
 	stage  Stage
@@ -262,7 +263,7 @@ func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
 	if !stay {
 		e.bad = err
 	}
-	patient := p.contacted && time.Since(e.away) < p.cfg.Grace && !fault.Is(err, fault.Timeout)
+	patient := p.contacted && time.Since(e.away) < p.grace() && !fault.Is(err, fault.Timeout)
 	next := p.next()
 	if stay && (patient || next == p.current) {
 		p.result.Retries++
@@ -282,6 +283,14 @@ func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
 	}
 	p.tell(Event{Kind: EventFailover, Source: e.addr, Next: p.endpoints[next].addr, Err: err})
 	return wrapped, nil
+}
+
+// grace is how long a source may be away before another one takes over, whose
+// seed may have nothing in common with what is here: as long as it took to fetch
+// that, up to a third of the idle timeout. Then a source that is only started
+// again costs no more than the wait, and one that stays away at most twice.
+func (p *puller) grace() time.Duration {
+	return max(p.cfg.Grace, min(p.fetching, p.cfg.IdleTimeout/3))
 }
 
 // next is the number of the endpoint to try after the current one, itself when

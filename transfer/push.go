@@ -134,7 +134,7 @@ func (p *pusher) run(ctx context.Context) error {
 func (p *pusher) once(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	conn, err := p.cfg.Dial(ctx, p.cfg.Target, append(dialOptions(), p.counter.dialOption())...)
+	conn, err := p.cfg.Dial(ctx, p.cfg.Target, append(dialOptions(p.cfg.IdleTimeout), p.counter.dialOption())...)
 	if err != nil {
 		return peerFault(ctx, "dial "+p.cfg.Target, err)
 	}

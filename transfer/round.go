@@ -39,7 +39,7 @@ func (p *puller) round(ctx context.Context, e *endpoint) error {
 	caller := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	conn, err := p.cfg.Dial(ctx, e.addr, append(dialOptions(), p.counter.dialOption())...)
+	conn, err := p.cfg.Dial(ctx, e.addr, append(dialOptions(p.cfg.IdleTimeout), p.counter.dialOption())...)
 	if err != nil {
 		return peerFault(ctx, "dial "+e.addr, err)
 	}
@@ -258,7 +258,10 @@ func (r *round) fetchAll(ctx context.Context) error {
 				return &localError{err}
 			}
 		}
-		if err := r.fetchRanges(ctx, missing); err != nil {
+		began := time.Now()
+		err := r.fetchRanges(ctx, missing)
+		r.fetching += time.Since(began)
+		if err != nil {
 			return err
 		}
 	}
@@ -296,7 +299,7 @@ func (r *round) restage(ctx context.Context) error {
 	if err != nil {
 		return &localError{err}
 	}
-	r.stage, r.layout = stage, l
+	r.stage, r.layout, r.fetching = stage, l, 0
 	r.in = &intake{layout: l, stage: stage, codec: r.codec, pool: r.pool, report: &r.report, attempts: make(map[chunkID]int)}
 	r.account(had)
 	return nil

@@ -91,6 +91,7 @@ func pullShape(out *join.PullOutcome) output.Pull {
 		Position: &output.Position{Term: id.Seed.Position.Term, Index: id.Seed.Position.Index},
 		Revision: out.Revision, Files: out.Files,
 		BytesTotal: out.Result.BytesTotal, BytesWire: out.Result.BytesWire, BytesReused: out.Result.BytesReused,
+		BytesDiscarded: out.Result.BytesDiscarded, Failovers: out.Result.Failovers, Retries: out.Result.Retries,
 		Seconds: out.Seconds, LeaseID: output.ID(id.Seed.LeaseID).Optional(),
 		ManifestRoot: id.Seed.ManifestRoot[:], AlreadyComplete: out.AlreadyComplete,
 	}
@@ -108,6 +109,10 @@ func writePull(w io.Writer, p output.Pull, dir string) {
 	} else {
 		fmt.Fprintf(w, "%s is seeded at %s, revision %d: %s in %d files, %s on the wire, %s reused, %.2fs\n",
 			dir, p.Position, p.Revision, output.Size(p.BytesTotal), p.Files, output.Size(p.BytesWire), output.Size(p.BytesReused), p.Seconds)
+	}
+	if p.BytesDiscarded > 0 {
+		fmt.Fprintf(w, "another source took over: %s that were here had nothing in common with its seed and were fetched again\n",
+			output.Size(p.BytesDiscarded))
 	}
 	if p.LeaseExpires != nil {
 		fmt.Fprintf(w, "lease %s expires %s; before that: cfseed node --data-dir %s --join ENDPOINTS\n", p.LeaseID, *p.LeaseExpires, dir)

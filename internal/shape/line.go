@@ -15,10 +15,67 @@ type line struct {
 	end      context.CancelFunc
 	accepted time.Time // when the far side has heard that the connection stands
 	left     int64     // bytes it may still carry; < 0: any; guarded by Proxy.mu
+	stranded bool      // for ever in a hole; guarded by Proxy.mu
 
 	mu             sync.Mutex
 	client, server *net.TCPConn // server is nil until it stands
 	ended          bool
+}
+
+// serve passes bytes both ways until one side ends.
+func (p *Proxy) serve(client *net.TCPConn) {
+	l := &line{client: client}
+	l.ctx, l.end = context.WithCancel(context.Background())
+	defer l.end()
+	if !p.add(l) {
+		return
+	}
+	defer p.remove(l)
+	up, down := p.shape(Up), p.shape(Down)
+	if sleep(l.ctx, up.Delay+down.Delay) != nil { // the handshake
+		return
+	}
+	p.mu.Lock()
+	target := p.target
+	p.mu.Unlock()
+	var dialer net.Dialer
+	server, err := dialer.DialContext(l.ctx, "tcp", target)
+	if err != nil {
+		l.reset()
+		return
+	}
+	l.accepted = time.Now().Add(up.Delay)
+	if !l.join(server.(*net.TCPConn)) {
+		return
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { p.pump(l, Down) })
+	wg.Go(func() { p.pump(l, Up) })
+	wg.Wait()
+}
+
+// add makes l one of the proxy's lines, unless they are refused.
+func (p *Proxy) add(l *line) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lines == nil || p.refuse {
+		p.refused++
+		l.reset()
+		return false
+	}
+	l.left = -1
+	if p.lasts > 0 {
+		l.left = p.lasts
+	}
+	p.lines[l] = struct{}{}
+	return true
+}
+
+func (p *Proxy) remove(l *line) {
+	p.mu.Lock()
+	delete(p.lines, l)
+	p.mu.Unlock()
+	l.close()
 }
 
 // join gives the line its far side; false when the line has ended meanwhile.

@@ -204,6 +204,17 @@ func (p *Proxy) holdLocked(ways []Way) {
 	}
 }
 
+// Strand leaves the connections that stand in the hole for ever: Resume does not
+// bring them back. That is what TCP makes of a hole of some length, since it
+// waits longer and longer before it sends again.
+func (p *Proxy) Strand() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for l := range p.lines {
+		l.stranded = true
+	}
+}
+
 // HoldAfter is Hold once n more bytes have gone down, which is exact while one
 // connection moves any; the channel is closed then. Of HoldAfter, CutAfter and
 // NoticeAfter the last call counts.
@@ -261,62 +272,6 @@ func (p *Proxy) accept() {
 	}
 }
 
-// serve passes bytes both ways until one side ends.
-func (p *Proxy) serve(client *net.TCPConn) {
-	l := &line{client: client}
-	l.ctx, l.end = context.WithCancel(context.Background())
-	defer l.end()
-	if !p.add(l) {
-		return
-	}
-	defer p.remove(l)
-	up, down := p.shape(Up), p.shape(Down)
-	if sleep(l.ctx, up.Delay+down.Delay) != nil { // the handshake
-		return
-	}
-	p.mu.Lock()
-	target := p.target
-	p.mu.Unlock()
-	var dialer net.Dialer
-	server, err := dialer.DialContext(l.ctx, "tcp", target)
-	if err != nil {
-		l.reset()
-		return
-	}
-	l.accepted = time.Now().Add(up.Delay)
-	if !l.join(server.(*net.TCPConn)) {
-		return
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() { p.pump(l, Down) })
-	wg.Go(func() { p.pump(l, Up) })
-	wg.Wait()
-}
-
-// add makes l one of the proxy's lines, unless they are refused.
-func (p *Proxy) add(l *line) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.lines == nil || p.refuse {
-		p.refused++
-		l.reset()
-		return false
-	}
-	l.left = -1
-	if p.lasts > 0 {
-		l.left = p.lasts
-	}
-	p.lines[l] = struct{}{}
-	return true
-}
-
-func (p *Proxy) remove(l *line) {
-	p.mu.Lock()
-	delete(p.lines, l)
-	p.mu.Unlock()
-	l.close()
-}
-
 func (p *Proxy) shape(w Way) Shape {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -350,10 +305,13 @@ func (p *Proxy) stall(mean int64) int64 {
 func (p *Proxy) pass(l *line, w Way) bool {
 	for l.ctx.Err() == nil {
 		p.mu.Lock()
-		held := p.held[w]
+		held, stranded := p.held[w], l.stranded
 		p.mu.Unlock()
-		if held == nil {
+		if held == nil && !stranded {
 			return true
+		}
+		if stranded {
+			held = nil
 		}
 		select {
 		case <-held:

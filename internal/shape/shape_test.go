@@ -229,6 +229,32 @@ func TestHolds(t *testing.T) {
 	}
 }
 
+// TestStrand: connections from before the hole, or of its time, stay in it; new
+// ones pass.
+func TestStrand(t *testing.T) {
+	want := content(200_000)
+	f := newFountain(t, want)
+	p := newProxy(t, f.addr)
+	held := p.HoldAfter(1000)
+	conn := dial(t, p.Addr())
+	if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil {
+		t.Fatal(err)
+	}
+	<-held
+	p.Strand()
+	p.Resume()
+	if got, err := drink(t, p.Addr(), ""); err != nil || len(got) != len(want) {
+		t.Errorf("a new connection: %d bytes, %v", len(got), err)
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	var timeout net.Error
+	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.As(err, &timeout) || !timeout.Timeout() || p.Bytes(Down) != 1000+int64(len(want)) {
+		t.Errorf("%d bytes came out of the hole, %v", n, err)
+	}
+}
+
 // TestHoldUp cuts the way up alone: what comes down still comes.
 func TestHoldUp(t *testing.T) {
 	want := content(200_000)
