@@ -82,3 +82,7 @@ demo: ## a cluster of processes, two joins, the leader killed, all verified
 .PHONY: soak
 soak: ## random faults on a simulated cluster for DURATION
 	.ci/soak $(DURATION)
+
+.PHONY: soak-net
+soak-net: ## bad lines and interruptions at full length: minutes of silence, ten times as many kills
+	CFSEED_E2E_SOAK=1 $(GO) test -tags e2e -count=1 -timeout 30m -v -run 'BadLine|RandomInterruptions|Blackhole' ./node/e2e

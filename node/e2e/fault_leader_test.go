@@ -24,6 +24,7 @@ func TestLeaderChangedMidPull(t *testing.T) {
 	line := lines[indexOf(t, nodes, source)]
 	line.Rate(shape.Down, 6<<20)
 	n := c.New("n4")
+	line.Recount()
 	pull := c.pull(n, line.Addr())
 	pull.await(line.NoticeAfter(4<<20), "the first bytes")
 	term := c.MustAsk("status").Num("term")
@@ -47,7 +48,12 @@ func TestLeaderChangedMidPull(t *testing.T) {
 	if lease := leaseIn(c.MustAsk("status"), r.Str("member_id")); lease == nil || lease.Num("hold") > r.Num("position", "index") {
 		t.Errorf("the new leader's lease is %v", lease)
 	}
-	t.Logf("%d writes before the change, %d now; the seed is at %.0f", acked, w.Acked(), r.Num("position", "index"))
+	resent := resentPercent(line.Bytes(shape.Down), uint64(r.Num("bytes_total")))
+	t.Logf("%d writes before the change, %d now; the seed is at %.0f; %.2f %% of its bytes came twice", acked, w.Acked(),
+		r.Num("position", "index"), resent)
+	if resent > interrupted {
+		t.Errorf("%.2f %% of the bytes came twice: %s", resent, r.Stderr)
+	}
 	n.joins(leader)
 	w.CheckOn()
 	data.checkOn(c.Running()...)

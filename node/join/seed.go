@@ -101,6 +101,11 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 			return Staged{s}, nil
 		}})
 	stop()
+	// The line may have swallowed the connection from before the transfer; a new
+	// one costs a round trip, an old one whose packets are lost all the patience.
+	if err == nil {
+		err = n.cluster.Close()
+	}
 	if err != nil {
 		return nil, err
 	}
