@@ -21,6 +21,7 @@ type lane struct {
 	client chainfirev1.SeedClient
 	answer time.Duration // the least time from asking for a share to its first frame; 0: not known
 	each   time.Duration // smoothed, of one chunk
+	moved  bool          // something came over it since it broke
 }
 
 // How many lanes there are by default, and from which round trip on a line is a
@@ -62,7 +63,7 @@ func (r *round) closeLanes() {
 // nothing.
 func (r *round) measure(ctx context.Context) {
 	defer close(r.measured)
-	if asked := time.Now(); r.answers(ctx) {
+	if asked := time.Now(); r.answers(ctx, r.client) {
 		r.trip = time.Since(asked)
 	}
 }
@@ -86,6 +87,11 @@ func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lanes := r.inUse(ctx)
+	clients := []chainfirev1.SeedClient{r.client}
+	for _, l := range lanes {
+		clients = append(clients, l.client)
+	}
+	r.asked.Store(&clients)
 	queue := newWorkQueue(missing, len(lanes))
 	errs := make([]error, len(lanes))
 	var wg sync.WaitGroup
@@ -130,14 +136,13 @@ func (l *lane) work(ctx context.Context, queue *workQueue) error {
 	var now, next *share
 	for {
 		var err error
-		moved := false
 		if now, next = next, nil; now == nil {
 			if now, err = l.ask(ctx, queue, true); now == nil && err == nil {
 				return nil
 			}
 		}
 		if err == nil {
-			moved, next, err = l.read(ctx, queue, now)
+			next, err = l.read(ctx, queue, now)
 			now.end()
 		}
 		if err == nil {
@@ -158,9 +163,10 @@ func (l *lane) work(ctx context.Context, queue *workQueue) error {
 				continue
 			}
 		}
-		if !moved || !transient(err) || ctx.Err() != nil {
+		if !l.moved || !transient(err) || ctx.Err() != nil {
 			return err
 		}
+		l.moved = false
 		l.retried(err)
 	}
 }
@@ -200,39 +206,39 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 }
 
 // read takes a share to its end frame, and asks for the next one a little before
-// that. moved says that chunks have come.
-func (l *lane) read(ctx context.Context, queue *workQueue, s *share) (moved bool, next *share, err error) {
+// that.
+func (l *lane) read(ctx context.Context, queue *workQueue, s *share) (next *share, err error) {
 	op := "pull from " + l.addr
 	for last := s.asked; ; {
 		f := newInFrame()
 		err := s.stream.RecvMsg(f)
 		if errors.Is(err, io.EOF) {
 			if !s.frames.ended {
-				return moved, next, fault.Newf(fault.Unreachable, op, "the stream ended before its end frame")
+				return next, fault.Newf(fault.Unreachable, op, "the stream ended before its end frame")
 			}
-			return moved, next, nil
+			return next, nil
 		}
 		if err != nil {
-			return moved, next, peerFault(ctx, op, err)
+			return next, peerFault(ctx, op, err)
 		}
 		l.idle.touch()
 		chunks := s.frames.chunks
 		err = s.frames.next(f.GetSnapshotResponse)
 		f.free()
 		if err != nil {
-			return moved, next, err
+			return next, err
 		}
 		if s.frames.chunks == chunks {
 			l.began(s)
 			continue
 		}
-		moved = true
+		l.moved = true
 		now := time.Now()
 		l.came(now.Sub(last))
 		last = now
 		if s.chunks--; next == nil && s.chunks <= l.ahead() {
 			if next, err = l.ask(ctx, queue, false); err != nil {
-				return moved, nil, err
+				return nil, err
 			}
 		}
 	}

@@ -28,7 +28,8 @@ type round struct {
 	limit  atomic.Int64 // of silence, in nanoseconds
 
 	lanes    []*lane
-	trip     time.Duration // of a small call; set before measured is closed; 0: not known
+	asked    atomic.Pointer[[]chainfirev1.SeedClient] // of the connections that must answer
+	trip     time.Duration                            // of a small call; set before measured is closed; 0: not known
 	measured chan struct{}
 	long     bool // trip is
 }
@@ -45,6 +46,7 @@ func (p *puller) round(ctx context.Context, e *endpoint) error {
 	}
 	defer func() { _ = conn.Close() }()
 	r := &round{puller: p, addr: e.addr, client: chainfirev1.NewSeedClient(conn), measured: make(chan struct{}), end: cancel}
+	r.asked.Store(&[]chainfirev1.SeedClient{r.client})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel(nil)
@@ -122,8 +124,11 @@ func (r *round) watch(ctx context.Context) error {
 			if idle >= r.cfg.IdleTimeout/3 && time.Since(asked) >= r.cfg.IdleTimeout/3 {
 				asked = time.Now()
 				wg.Go(func() {
-					if !r.answers(ctx) {
-						silent <- idle
+					if !r.allAnswer(ctx) {
+						select {
+						case silent <- idle:
+						default: // what an earlier one found is not heard yet
+						}
 					}
 				})
 			}
@@ -131,11 +136,26 @@ func (r *round) watch(ctx context.Context) error {
 	}
 }
 
+// allAnswer asks for a sign of life over every connection in use: one of them
+// that is dead holds up what is left.
+func (r *round) allAnswer(ctx context.Context) bool {
+	clients := *r.asked.Load()
+	answers := make(chan bool, len(clients))
+	for _, c := range clients {
+		go func() { answers <- r.answers(ctx, c) }()
+	}
+	all := true
+	for range clients {
+		all = <-answers && all
+	}
+	return all
+}
+
 // answers asks the source for a sign of life, whatever it may be.
-func (r *round) answers(ctx context.Context) bool {
+func (r *round) answers(ctx context.Context, client chainfirev1.SeedClient) bool {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.IdleTimeout/12)
 	defer cancel()
-	_, err := r.client.SeedQueue(ctx, &chainfirev1.SeedQueueRequest{})
+	_, err := client.SeedQueue(ctx, &chainfirev1.SeedQueueRequest{})
 	err = peerFault(ctx, "ask the source", err)
 	return err == nil || !transient(err)
 }
