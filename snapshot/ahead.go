@@ -21,16 +21,16 @@ const (
 
 // SumAhead sums the tables in a state's directory before a seed is asked for,
 // so that a capture reads those alone that were written since. dir names the
-// directory that is current. It reads slowly, in small
-// pieces and past the page cache, one table at a time, and keeps 8 bytes for
-// each chunk; nothing is kept on disk, since a sum is made again sooner than an
-// old one is worth trusting. It returns nil when ctx ends.
+// directory that is current. It reads slowly, in small pieces, one table at a
+// time: mostly from memory, for what was just written is still there. It keeps 8
+// bytes for each chunk, and nothing on disk, since a sum is made again sooner
+// than an old one is worth trusting. It returns nil when ctx ends.
 //
 // A sum is never more than a prediction: ReadChunk compares every chunk with it,
 // and a table that differs is in doubt (sumCache). What can not be read is left
 // for the capture to report.
 func (l *Library) SumAhead(ctx context.Context, dir func() string) error {
-	a := ahead{capture: &l.capture, settled: aheadSettled, limit: rate.NewLimiter(aheadRate, readAtOnce)}
+	a := ahead{capture: &l.capture, settled: aheadSettled, limit: rate.NewLimiter(aheadRate, int(l.capture.chunkSize))}
 	tick := time.NewTicker(aheadEvery)
 	defer tick.Stop()
 	for {
@@ -107,7 +107,7 @@ func (a *ahead) sum(ctx context.Context, t unsummed, bufs buffers) []uint64 {
 		return nil
 	}
 	defer func() { _ = f.Close() }() // only read
-	slow := &slowReader{ctx: ctx, f: &directFile{File: f}, limit: a.limit}
+	slow := &slowReader{ctx: ctx, f: f, limit: a.limit}
 	sums, err := sumChunks(ctx, slow, t.key.size, a.capture.chunkSize, bufs)
 	if err != nil {
 		return nil
@@ -115,7 +115,7 @@ func (a *ahead) sum(ctx context.Context, t unsummed, bufs buffers) []uint64 {
 	return sums
 }
 
-// slowReader reads little at a time and not faster than limit allows.
+// slowReader reads at the rate that limit allows, and little at a time.
 type slowReader struct {
 	ctx   context.Context
 	f     io.ReaderAt
@@ -123,12 +123,14 @@ type slowReader struct {
 }
 
 func (r *slowReader) ReadAt(p []byte, off int64) (n int, err error) {
+	// One wait for all of p: to wake up costs more than to read.
+	if err := r.limit.WaitN(r.ctx, min(len(p), r.limit.Burst())); err != nil {
+		return 0, err
+	}
 	for n < len(p) && err == nil {
-		k := min(len(p)-n, r.limit.Burst())
-		if err = r.limit.WaitN(r.ctx, k); err == nil {
-			k, err = r.f.ReadAt(p[n:n+k], off+int64(n))
-			n += k
-		}
+		var k int
+		k, err = r.f.ReadAt(p[n:min(len(p), n+readAtOnce)], off+int64(n))
+		n += k
 	}
 	return n, err
 }
