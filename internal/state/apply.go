@@ -11,6 +11,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/member"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
 	"github.com/chainfire/cfseed/internal/state/store"
@@ -62,6 +63,8 @@ type Result struct {
 	// record of package entryv1 that the entry made or changed. nil when
 	// refused.
 	Response proto.Message
+	// Leases are the leases that the entry granted, revoked or checkpointed.
+	Leases []lease.Change
 	// Err says why the entry was refused: a fault.Error or an error of package
 	// rpctypes.
 	Err error
@@ -139,7 +142,7 @@ func (m *Machine) carryOut(e Entry, res *Result) error {
 	if e.Type == ConfChangeEntry {
 		err = m.changeConf(e, env, res)
 	} else {
-		res.Response, err = m.dispatch(e.Index, env)
+		res.Response, err = m.dispatch(e.Index, env, res)
 	}
 	switch {
 	case m.batch.Err() != nil:
@@ -161,7 +164,7 @@ func refused(err error) bool {
 	return etcd
 }
 
-func (m *Machine) dispatch(index uint64, env envelope.Envelope) (proto.Message, error) {
+func (m *Machine) dispatch(index uint64, env envelope.Envelope, res *Result) (proto.Message, error) {
 	b := m.batch
 	switch env.Kind {
 	case envelope.Put:
@@ -172,6 +175,12 @@ func (m *Machine) dispatch(index uint64, env envelope.Envelope) (proto.Message, 
 		return run(b, index, env, new(etcdserverpb.TxnRequest), mvcc.Txn)
 	case envelope.Compact:
 		return run(b, index, env, new(etcdserverpb.CompactionRequest), mvcc.Compact)
+	case envelope.LeaseGrant:
+		return runLease(b, index, env, new(etcdserverpb.LeaseGrantRequest), res, lease.Grant)
+	case envelope.LeaseRevoke:
+		return runLease(b, index, env, new(etcdserverpb.LeaseRevokeRequest), res, m.revoke)
+	case envelope.LeaseCheckpoint:
+		return runLease(b, index, env, new(etcdserverpb.LeaseCheckpointRequest), res, lease.Checkpoint)
 	}
 	return member.Apply(b, index, env.Kind, env.Body)
 }
@@ -188,6 +197,26 @@ func run[Req, Resp proto.Message](b *store.Batch, index uint64, env envelope.Env
 		return nil, err
 	}
 	return resp, nil
+}
+
+// runLease is run for a request of package lease.
+func runLease[Req, Resp proto.Message](b *store.Batch, index uint64, env envelope.Envelope, req Req, res *Result,
+	do func(lease.Batch, Req) (Resp, []lease.Change, error),
+) (proto.Message, error) {
+	var changes []lease.Change
+	resp, err := run(b, index, env, req, func(_ mvcc.Batch, req Req) (resp Resp, err error) {
+		resp, changes, err = do(b, req)
+		return resp, err
+	})
+	if err == nil {
+		res.Leases = changes
+	}
+	return resp, err
+}
+
+// revoke ends a lease and deletes its keys.
+func (m *Machine) revoke(b lease.Batch, req *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, []lease.Change, error) {
+	return lease.Revoke(b, req, func(keys [][]byte) error { return mvcc.DeleteKeys(m.batch, keys) })
 }
 
 // changeConf carries out a configuration change: the member tables' rules

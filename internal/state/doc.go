@@ -17,5 +17,5 @@
 //     is committed, and the machine refuses every later entry.
 //
 // What an entry is lies in package envelope; what it does in packages mvcc
-// (keys) and member (membership and seed leases).
+// (keys), lease (etcd's leases) and member (membership and seed leases).
 package state

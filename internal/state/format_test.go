@@ -38,7 +38,8 @@ func TestGolden(t *testing.T) {
 				return err
 			}
 			for ok := it.First(); ok; ok = it.Next() {
-				fmt.Fprintf(&out, "%s\n  %x = %x\n", store.Comparer().FormatKey(it.Key()), it.Key(), it.Value())
+				row := fmt.Sprintf("  %x = %x", it.Key(), it.Value())
+				fmt.Fprintf(&out, "%s\n%s\n", store.Comparer().FormatKey(it.Key()), strings.TrimRight(row, " "))
 			}
 			return errors.Join(it.Error(), it.Close())
 		})
@@ -61,9 +62,9 @@ func TestGoldenIsRead(t *testing.T) {
 			var errs []error
 			for line := range strings.Lines(d.Expected) {
 				if line, ok := strings.CutPrefix(line, "  "); ok {
-					k, v, _ := strings.Cut(strings.TrimSpace(line), " = ")
+					k, v, _ := strings.Cut(strings.TrimSpace(line), " =")
 					key, kerr := hex.DecodeString(k)
-					value, verr := hex.DecodeString(v)
+					value, verr := hex.DecodeString(strings.TrimSpace(v))
 					errs = append(errs, kerr, verr, db.Set(key, value, nil))
 				}
 			}
@@ -120,11 +121,17 @@ func (f *fixture) readings() string {
 	for _, l := range f.m.SeedLeases() {
 		say("seed lease", l)
 	}
+	leases, err := f.m.Leases()
+	say("leases", fmt.Sprint(leases, err))
+	for _, l := range leases {
+		keys, err := f.m.LeaseKeys(l.ID)
+		say(fmt.Sprintf("keys of %d", l.ID), fmt.Sprintf("%q %v", keys, err))
+	}
 	for rev := max(f.m.CompactRevision(), 1); rev <= f.m.Revision(); rev++ {
 		resp, err := f.m.Range(context.Background(), &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: rev})
 		say(fmt.Sprintf("keys at %d", rev), fmt.Sprint(resp, err))
 	}
-	err := f.m.Changes(context.Background(), max(f.m.CompactRevision(), 1), true, func(e *mvccpb.Event) error {
+	err = f.m.Changes(context.Background(), max(f.m.CompactRevision(), 1), true, func(e *mvccpb.Event) error {
 		say("change", e)
 		return nil
 	})
@@ -150,6 +157,8 @@ func sampleLog(t *testing.T, d *datadriven.TestData) *sample {
 	switch d.Cmd {
 	case "keys":
 		f.sampleKeys()
+	case "leases":
+		f.sampleLeases()
 	case "members":
 		f.sampleMembers()
 	default:
@@ -195,6 +204,27 @@ func (f *sample) sampleKeys() {
 	}
 	f.carry(envelope.Txn, &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{op("t2"), op("t1"), op("a")}})
 	f.carry(envelope.Compact, &etcdserverpb.CompactionRequest{Revision: 3})
+}
+
+// sampleLeases leaves leases with and without keys and a checkpoint, and traces
+// of one that was revoked.
+func (f *sample) sampleLeases() {
+	f.carry(envelope.LeaseGrant, &etcdserverpb.LeaseGrantRequest{ID: 0x0102030405060708, TTL: 60})
+	f.carry(envelope.LeaseGrant, &etcdserverpb.LeaseGrantRequest{ID: 7, TTL: 9_000_000_000})
+	f.carry(envelope.LeaseGrant, &etcdserverpb.LeaseGrantRequest{ID: -2, TTL: 1})
+	with := func(key string, id int64) *etcdserverpb.PutRequest {
+		r := put(key, "v")
+		r.Lease = id
+		return r
+	}
+	f.carry(envelope.Put, with("b", 7))
+	f.carry(envelope.Put, with("a\x00", 7))
+	f.carry(envelope.Put, with("moved", 7))
+	f.carry(envelope.Put, with("moved", 0x0102030405060708))
+	f.carry(envelope.Put, with("goes", -2))
+	f.carry(envelope.LeaseCheckpoint, &etcdserverpb.LeaseCheckpointRequest{Checkpoints: []*etcdserverpb.LeaseCheckpoint{
+		{ID: 7, Remaining_TTL: 0x1234}, {ID: 1, Remaining_TTL: 5}}})
+	f.carry(envelope.LeaseRevoke, &etcdserverpb.LeaseRevokeRequest{ID: -2})
 }
 
 // sampleMembers leaves a member in each state and leases with and without a

@@ -12,6 +12,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/member"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
 	"github.com/chainfire/cfseed/internal/state/store"
@@ -179,6 +180,21 @@ func (m *Machine) TxnRead(ctx context.Context, req *etcdserverpb.TxnRequest) (*e
 	v := m.store.View()
 	resp, err := mvcc.TxnRead(ctx, v, req)
 	return resp, closing(err, v)
+}
+
+// Leases are etcd's leases as of one applied entry, negative IDs after the
+// others.
+func (m *Machine) Leases() (all []lease.Lease, err error) {
+	v := m.store.View()
+	all, err = lease.All(v)
+	return all, closing(err, v)
+}
+
+// LeaseKeys are the keys attached to a lease as of one applied entry, in order.
+func (m *Machine) LeaseKeys(id int64) (keys [][]byte, err error) {
+	v := m.store.View()
+	keys, err = lease.Keys(v, id)
+	return keys, closing(err, v)
 }
 
 // Changes gives the writes since revision from, as of one applied entry, in

@@ -3,6 +3,7 @@ package state_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -50,8 +51,9 @@ func (s *source) body(t *rapid.T) (*state.ConfChange, envelope.Kind, proto.Messa
 		return []string{fmt.Sprintf("http://m%d:1", rapid.IntRange(1, 4).Draw(t, "url"))}
 	}
 	nonce := []byte("0123456789abcdef")
+	lease := func() int64 { return rapid.Int64Range(-1, 3).Draw(t, "lease") }
 	id := s.id(t)
-	switch k := rapid.IntRange(0, 19).Draw(t, "kind"); k {
+	switch k := rapid.IntRange(0, 26).Draw(t, "kind"); k {
 	case 0:
 		return nil, 0, nil
 	case 1:
@@ -87,6 +89,17 @@ func (s *source) body(t *rapid.T) (*state.ConfChange, envelope.Kind, proto.Messa
 		return &state.ConfChange{Type: state.RemoveNode, NodeID: id}, envelope.RemoveMember, &entryv1.RemoveMember{Id: id}
 	case 16:
 		return &state.ConfChange{Type: state.Unsupported, NodeID: id}, envelope.RemoveMember, &entryv1.RemoveMember{Id: id}
+	case 17, 18:
+		return nil, envelope.LeaseGrant, &etcdserverpb.LeaseGrantRequest{ID: lease(), TTL: rapid.Int64Range(-1, 9_000_000_001).Draw(t, "ttl")}
+	case 19:
+		return nil, envelope.LeaseRevoke, &etcdserverpb.LeaseRevokeRequest{ID: lease()}
+	case 20:
+		return nil, envelope.LeaseCheckpoint, &etcdserverpb.LeaseCheckpointRequest{Checkpoints: []*etcdserverpb.LeaseCheckpoint{
+			{ID: lease(), Remaining_TTL: rapid.Int64Range(-1, 100).Draw(t, "left")}, {ID: lease(), Remaining_TTL: 1}}}
+	case 21, 22, 23:
+		r := put()
+		r.Lease = lease()
+		return nil, envelope.Put, r
 	}
 	return nil, envelope.Put, put()
 }
@@ -99,7 +112,7 @@ func sameResult(a, b state.Result) bool {
 		return err.Error()
 	}
 	return a.Index == b.Index && a.Kind == b.Kind && a.RequestID == b.RequestID && a.ConfChanged == b.ConfChanged &&
-		text(a.Err) == text(b.Err) && proto.Equal(a.Response, b.Response) && proto.Equal(a.ConfState, b.ConfState)
+		text(a.Err) == text(b.Err) && slices.Equal(a.Leases, b.Leases) && proto.Equal(a.Response, b.Response) && proto.Equal(a.ConfState, b.ConfState)
 }
 
 func (f *fixture) scanDigest() [16]byte {
@@ -171,7 +184,7 @@ func TestMembersAgree(t *testing.T) {
 	}
 	// The log must not be all refusals.
 	for _, k := range []envelope.Kind{envelope.Put, envelope.DeleteRange, envelope.Txn, envelope.Compact, envelope.ClusterInit,
-		envelope.ReserveMember, envelope.OpenSeedLease, envelope.BootstrapVoter} {
+		envelope.ReserveMember, envelope.OpenSeedLease, envelope.BootstrapVoter, envelope.LeaseGrant, envelope.LeaseRevoke, envelope.LeaseCheckpoint} {
 		if kinds[k] == 0 {
 			t.Errorf("no %s was carried out", k)
 		}

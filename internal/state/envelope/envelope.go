@@ -35,7 +35,11 @@ const (
 	Txn         Kind = 3 // etcdserverpb.TxnRequest
 	Compact     Kind = 4 // etcdserverpb.CompactionRequest
 
-	// 16-31 are kept for leases, 32-47 for auth, 48-55 for alarms.
+	LeaseGrant      Kind = 16 // etcdserverpb.LeaseGrantRequest
+	LeaseRevoke     Kind = 17 // etcdserverpb.LeaseRevokeRequest
+	LeaseCheckpoint Kind = 18 // etcdserverpb.LeaseCheckpointRequest
+
+	// 19-31 are kept for leases, 32-47 for auth, 48-55 for alarms.
 
 	ClusterInit       Kind = 64 // entryv1.ClusterInit
 	SetClusterVersion Kind = 65
@@ -58,6 +62,7 @@ const (
 
 var names = map[Kind]string{
 	Put: "put", DeleteRange: "delete_range", Txn: "txn", Compact: "compact",
+	LeaseGrant: "lease_grant", LeaseRevoke: "lease_revoke", LeaseCheckpoint: "lease_checkpoint",
 	ClusterInit: "cluster_init", SetClusterVersion: "set_cluster_version",
 	ReserveMember: "reserve_member", TouchReservation: "touch_reservation",
 	CancelReservation: "cancel_reservation", BindMember: "bind_member",

@@ -50,6 +50,7 @@ func TestKinds(t *testing.T) {
 		conf bool
 	}{
 		1: {"put", false}, 2: {"delete_range", false}, 3: {"txn", false}, 4: {"compact", false},
+		16: {"lease_grant", false}, 17: {"lease_revoke", false}, 18: {"lease_checkpoint", false},
 		64: {"cluster_init", false}, 65: {"set_cluster_version", false}, 66: {"reserve_member", false},
 		67: {"touch_reservation", false}, 68: {"cancel_reservation", false}, 69: {"bind_member", false},
 		70: {"publish_member", false}, 71: {"update_member", false}, 80: {"open_seed_lease", false},
@@ -60,8 +61,8 @@ func TestKinds(t *testing.T) {
 			t.Errorf("kind %d: %s, known %v, configuration change %v", uint16(kind), kind, kind.Known(), kind.IsConfChange())
 		}
 	}
-	if Kind(16).Known() || Kind(16).String() != "kind(16)" {
-		t.Errorf("kind 16 is kept for leases, not known: %s", Kind(16))
+	if Kind(19).Known() || Kind(19).String() != "kind(19)" {
+		t.Errorf("kind 19 is kept for leases, not known: %s", Kind(19))
 	}
 }
 

@@ -10,7 +10,7 @@
 //	size    field
 //	varint  create revision, unsigned
 //	varint  version, unsigned: 1 for the put that created the key
-//	varint  lease ID, unsigned; 0 = none
+//	varint  lease ID, unsigned; 0 = none, else one of package lease
 //	rest    value
 //
 // A tombstone has no record. The mod revision is that of the key.

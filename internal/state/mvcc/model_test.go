@@ -168,12 +168,13 @@ func (m *model) checkPut(r *pb.PutRequest) error {
 	return nil
 }
 
+// checkPutState knows no lease: those are in the model of package state.
 func (m *model) checkPutState(r *pb.PutRequest) error {
-	if (r.IgnoreValue || r.IgnoreLease) && m.states[m.rev()][string(r.Key)] == nil {
-		return errMissing
-	}
 	if r.Lease != 0 {
 		return errNoLease
+	}
+	if (r.IgnoreValue || r.IgnoreLease) && m.states[m.rev()][string(r.Key)] == nil {
+		return errMissing
 	}
 	return nil
 }

@@ -228,7 +228,7 @@ func (p *pair) put(t *rapid.T) {
 		if err := p.m.checkPut(r); err != nil {
 			return nil, err
 		}
-		if err := p.m.checkPutLate(r); err != nil {
+		if err := p.m.checkPutState(r); err != nil {
 			return nil, err
 		}
 		return a.put(r), nil
@@ -297,12 +297,4 @@ func (p *pair) check(t *rapid.T) {
 		t.Fatalf("digest %x, scan %x", p.s.Digest(), d)
 	}
 	p.changes(t, rapid.Int64Range(max(p.m.compact, 0), p.m.rev()+1).Draw(t, "from"))
-}
-
-// checkPutLate is the order in which a lone put is refused: the lease first.
-func (m *model) checkPutLate(r *pb.PutRequest) error {
-	if r.Lease != 0 {
-		return errNoLease
-	}
-	return m.checkPutState(r)
 }

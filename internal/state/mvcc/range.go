@@ -15,6 +15,7 @@ import (
 
 // Reader is what reads need: a store.View, or the store.Batch of an entry.
 type Reader interface {
+	Get(t store.Table, key []byte) ([]byte, error)
 	Version(t store.Table, key []byte, rev int64) (store.Version, error)
 	ScanVersions(t store.Table, lo, hi []byte, rev int64, fn func(key []byte, v store.Version) error) error
 	Revisions() (current, compacted int64, err error)

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/store"
 )
 
@@ -97,7 +98,24 @@ func (p *plan) check(r Reader, current, compacted int64) error {
 	return nil
 }
 
+// checkLease refuses a put with a lease that does not exist.
+func checkLease(r lease.Getter, req *etcdserverpb.PutRequest) error {
+	if req.GetLease() == 0 {
+		return nil
+	}
+	_, found, err := lease.Find(r, req.GetLease())
+	if err == nil && !found {
+		return rpctypes.ErrGRPCLeaseNotFound
+	}
+	return err
+}
+
+// checkPutState refuses a put for what is, or is not, there: the lease first,
+// as etcd does.
 func checkPutState(r Reader, req *etcdserverpb.PutRequest) error {
+	if err := checkLease(r, req); err != nil {
+		return err
+	}
 	if req.GetIgnoreValue() || req.GetIgnoreLease() {
 		current, _, err := r.Revisions()
 		if err != nil {
@@ -110,9 +128,6 @@ func checkPutState(r Reader, req *etcdserverpb.PutRequest) error {
 		if v.Revision == 0 || !v.Live {
 			return rpctypes.ErrGRPCKeyNotFound
 		}
-	}
-	if req.GetLease() != 0 {
-		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	return nil
 }

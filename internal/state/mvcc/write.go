@@ -2,18 +2,20 @@ package mvcc
 
 import (
 	"context"
+	"errors"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/store"
 )
 
 // Batch is what writes need: the store.Batch of an entry.
 type Batch interface {
 	Reader
-	Set(t store.Table, key, value []byte) error
+	lease.Writer
 	SetVersion(key []byte, v, old store.Version) error
 	SetRevision(rev int64)
 	SetCompactRevision(rev int64)
@@ -70,8 +72,8 @@ func Put(b Batch, req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, erro
 }
 
 func (w *writer) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
-	if req.GetLease() != 0 {
-		return nil, rpctypes.ErrGRPCLeaseNotFound
+	if err := checkLease(w.b, req); err != nil {
+		return nil, err
 	}
 	old, err := w.b.Version(store.MVCC, req.GetKey(), w.begin+1)
 	if err != nil {
@@ -79,13 +81,14 @@ func (w *writer) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, e
 	}
 	next := record{create: w.begin + 1, version: 1, lease: req.GetLease(), value: req.GetValue()}
 	resp := &etcdserverpb.PutResponse{}
+	was := int64(0)
 	switch {
 	case old.Revision != 0 && old.Live:
 		r, err := decodeRecord(old.Value)
 		if err != nil {
 			return nil, damaged(req.GetKey(), err)
 		}
-		next.create, next.version = r.create, r.version+1
+		next.create, next.version, was = r.create, r.version+1, r.lease
 		if req.GetIgnoreValue() {
 			next.value = r.value
 		}
@@ -99,6 +102,9 @@ func (w *writer) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, e
 		}
 	case req.GetIgnoreValue() || req.GetIgnoreLease():
 		return nil, rpctypes.ErrGRPCKeyNotFound
+	}
+	if err := lease.Move(w.b, was, next.lease, req.GetKey()); err != nil {
+		return nil, err
 	}
 	if err := w.set(req.GetKey(), &next, old); err != nil {
 		return nil, err
@@ -130,13 +136,47 @@ func (w *writer) deleteRange(req *etcdserverpb.DeleteRangeRequest) (*etcdserverp
 			resp.PrevKvs = append(resp.PrevKvs, kv)
 		}
 		resp.Deleted++
-		return w.set(key, nil, v)
+		return w.delete(key, v)
 	})
 	if err != nil {
 		return nil, err
 	}
 	resp.Header = &etcdserverpb.ResponseHeader{Revision: w.revision()}
 	return resp, nil
+}
+
+// delete writes the tombstone of a live version, which ends its hold on a lease.
+func (w *writer) delete(key []byte, live store.Version) error {
+	r, err := decodeRecord(live.Value)
+	if err != nil {
+		return damaged(key, err)
+	}
+	if err := lease.Move(w.b, r.lease, 0, key); err != nil {
+		return err
+	}
+	return w.set(key, nil, live)
+}
+
+// DeleteKeys deletes the keys of a lease that ends, in the order given and in
+// one revision.
+func DeleteKeys(b Batch, keys [][]byte) error {
+	w, err := newWriter(b)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		v, err := b.Version(store.MVCC, key, w.begin+1)
+		if err != nil {
+			return err
+		}
+		if v.Revision == 0 || !v.Live {
+			return damaged(key, errors.New("it is attached to a lease and does not exist"))
+		}
+		if err := w.delete(key, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Compact makes every revision before the given one unreadable. The current

@@ -27,8 +27,8 @@
 //	0x02  Cluster     of package member           entryv1.ClusterRecord        yes
 //	0x03  MVCC        user key + revision         version, below               newest live one
 //	0x04  Revisions   main u64, sub u32           user key                     no
-//	0x05  Lease       lease ID                    lease record                 yes
-//	0x06  LeaseKeys   lease ID, user key          empty                        yes
+//	0x05  Lease       of package lease            of package lease             yes
+//	0x06  LeaseKeys   of package lease            empty                        yes
 //	0x07  AuthUsers   name                        user record                  yes
 //	0x08  AuthRoles   name                        role record                  yes
 //	0x09  AuthMeta    name                        setting                      yes
