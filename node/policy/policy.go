@@ -2,7 +2,9 @@
 // and what any member may truncate: seed leases that ended, reservations and
 // learners without progress, promotion of learners that caught up, the log. It
 // also weighs the ticket of a newcomer that wants to be added (Admissible) and
-// the files of a Raft snapshot (Snapshot).
+// the files of a Raft snapshot (Snapshot). Lessor does for etcd's leases, of
+// which there may be many, what Policy does for the rest; "lease" in Policy is a
+// seed lease.
 //
 // It is a function of what it was shown: no clock, no I/O, no goroutine. View.Now
 // counts from any fixed start and never goes back. All memory is of what was
