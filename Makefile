@@ -4,7 +4,7 @@
 GO ?= go
 DURATION ?= 10m
 FUZZTIME ?= 30s
-PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/seed.proto chainfire/v1/peer.proto
+PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/lease.proto chainfire/v1/seed.proto chainfire/v1/peer.proto
 CONCURRENT = $(shell $(GO) list ./... | grep -E '/(raftlog|transfer|node)(/|$$)')
 
 .PHONY: help

@@ -57,7 +57,10 @@ func (c *core) applyJob(job *replica.ApplyJob) error {
 		results = append(results, res)
 	}
 	c.applied(results)
-	c.post(func(r *replica.Replica) error { return r.ApplyDone(job, results) })
+	c.post(func(r *replica.Replica) error {
+		c.onResults(results)
+		return r.ApplyDone(job, results)
+	})
 	return nil
 }
 

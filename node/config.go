@@ -11,6 +11,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/node/policy"
 )
 
 // Defaults, etcd's where etcd has the flag.
@@ -83,7 +84,8 @@ type Config struct {
 	Logger *slog.Logger
 	Ready  func(line string) // receives the lines meant for stdout
 
-	loops loops
+	loops  loops
+	lessor policy.LessorOptions // zero: etcd's
 }
 
 // withDefaults fills what is not set and refuses what can not be.

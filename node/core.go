@@ -31,13 +31,14 @@ type core struct {
 	tick    time.Duration
 	// patience bounds a request whose caller has no deadline, as etcd's request
 	// timeout does: a proposal that a follower forwarded may be lost silently.
-	patience time.Duration
-	send     func([]*raftpb.Message)
-	onTick   func(*replica.Replica) error // on the loop, after each tick
-	onRole   func(raftloop.Role)          // on the loop; must not block
-	applied  func([]state.Result)         // on the apply worker, after each job
-	replaced func()                       // on the apply worker, after a Raft snapshot gave all tables anew
-	install  func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
+	patience  time.Duration
+	send      func([]*raftpb.Message)
+	onTick    func(*replica.Replica) error // on the loop, after each tick
+	onRole    func(raftloop.Role)          // on the loop; must not block
+	applied   func([]state.Result)         // on the apply worker, after each job
+	onResults func([]state.Result)         // on the loop, after each job, before those who wait hear of it
+	replaced  func()                       // on the apply worker, after a Raft snapshot gave all tables anew
+	install   func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
 
 	loops   loops
 	inbox   *queue[func(*replica.Replica) error]

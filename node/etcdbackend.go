@@ -24,6 +24,8 @@ type etcdBackend struct {
 	b       *backend
 	cluster *clusterapi.Service
 	leader  *leaderWatch
+	leases  *leases
+	ids     *leaseIDs
 }
 
 func (e etcdBackend) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
@@ -72,6 +74,28 @@ func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {
 	_, learner := e.Role()
 	return etcdapi.Status{Version: etcdVersion, DBSize: size, DBSizeInUse: size, Leader: st.Leader, RaftIndex: st.Commit,
 		RaftTerm: st.Term, AppliedIndex: applied, IsLearner: learner}, nil
+}
+
+func (e etcdBackend) NewLeaseID() int64 { return e.ids.next() }
+
+func (e etcdBackend) RenewLease(ctx context.Context, id int64) (ttl int64, err error) {
+	return e.leases.keepAlive(ctx, id)
+}
+
+func (e etcdBackend) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (etcdapi.Lease, error) {
+	res, err := e.leases.timeToLive(ctx, id, keys)
+	return etcdapi.Lease{TTL: res.GetTtl(), GrantedTTL: res.GetGrantedTtl(), Keys: res.GetKeys()}, err
+}
+
+func (e etcdBackend) Leases(context.Context) (ids []int64, err error) {
+	err = e.b.state.read(func(m *state.Machine) error {
+		all, err := m.Leases()
+		for _, l := range all {
+			ids = append(ids, l.ID)
+		}
+		return err
+	})
+	return ids, err
 }
 
 func (e etcdBackend) Members() []*entryv1.MemberRecord { return e.b.state.machine().Members() }

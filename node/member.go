@@ -35,6 +35,7 @@ type member struct {
 	transport  *peer.Transport
 	membership *membership
 	driver     *driver
+	lessor     *lessor
 	seeds      *seeds
 	pace       *transfer.Pace // seeds give way to writes
 	backend    *backend
@@ -160,7 +161,7 @@ func (m *member) assemble() (err error) {
 	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
 	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, loops: n.cfg.loops, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
-		onRole: n.metrics.role(m.leader.set)}
+		onRole: n.metrics.role(func(r raftloop.Role) { m.lessor.role(r); m.leader.set(r) })}
 	m.core.applied = func(results []state.Result) {
 		n.metrics.results(results)
 		m.membership.applied(results)
@@ -187,7 +188,9 @@ func (m *member) assemble() (err error) {
 	}
 	m.core.send = m.transport.Send
 	m.driver = newDriver(m)
-	m.core.onTick = m.driver.tick
+	m.lessor = newLessor(m)
+	m.core.onTick = func(r *replica.Replica) error { return errors.Join(m.driver.tick(r), m.lessor.tick(r)) }
+	m.core.onResults = m.lessor.applied
 	conns := &conns{dial: n.dial}
 	last, err := m.log.LastIndex()
 	if err != nil {

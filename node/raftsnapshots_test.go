@@ -41,6 +41,12 @@ type seated struct {
 // found starts members of one new cluster, at ports that are free now.
 func found(t *testing.T, names ...string) []*seated {
 	t.Helper()
+	return foundWith(t, func(*Config) {}, names...)
+}
+
+// foundWith is found with members that are set up otherwise.
+func foundWith(t *testing.T, change func(*Config), names ...string) []*seated {
+	t.Helper()
 	var out []*seated
 	var cluster []string
 	for _, name := range names {
@@ -59,6 +65,7 @@ func found(t *testing.T, names ...string) []*seated {
 	}
 	for _, s := range out {
 		s.cfg.InitialCluster = strings.Join(cluster, ",")
+		change(&s.cfg)
 		s.run()
 	}
 	for _, s := range out {

@@ -21,7 +21,9 @@ type services struct {
 func (m *member) services() (*services, error) {
 	n := m.n
 	cluster := clusterapi.New(m.backend)
-	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader}, etcdapi.Options{})
+	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
+	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot)},
+		etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg)})
 
 	await := n.await
 	if await == nil {
@@ -37,6 +39,7 @@ func (m *member) services() (*services, error) {
 	cluster.Register(peerSrv)
 	chainfirev1.RegisterSeedServer(peerSrv, m.seeds.server)
 	chainfirev1.RegisterAwaitServer(peerSrv, await)
+	chainfirev1.RegisterLeasesServer(peerSrv, leases)
 
 	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, etcd.ServerOptions()...)
 	if err != nil {

@@ -24,6 +24,7 @@ func TestEtcdctl(t *testing.T) {
 	ctlKeys(t, e, others[0])
 	ctlTxn(e)
 	ctlCompaction(e)
+	ctlLease(e)
 	ctlEndpoints(t, c, e, nodes)
 	ctlMembers(t, c, e)
 	ctlQuorum(c, e, others[1])

@@ -32,6 +32,17 @@ type Backend interface {
 	Role() (leader uint64, learner bool)
 	Status(ctx context.Context) (Status, error)
 
+	// NewLeaseID gives an ID above 0 that no lease has had.
+	NewLeaseID() int64
+	// RenewLease starts a lease's time again and gives its time to live in
+	// seconds, 0 when there is no such lease.
+	RenewLease(ctx context.Context, id int64) (ttl int64, err error)
+	// LeaseTimeToLive tells of a lease, with its keys if wanted; zero when there
+	// is no such lease.
+	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (Lease, error)
+	// Leases gives the IDs of all leases that this member has applied, ascending.
+	Leases(ctx context.Context) ([]int64, error)
+
 	// Members gives all member records, in all states.
 	Members() []*entryv1.MemberRecord
 	// AddMember reserves an ID for a newcomer; all are the records afterwards.
@@ -48,6 +59,13 @@ type Purger interface {
 	// WaitPurged returns when nothing older than the revision is left on this
 	// member's disk but what the revision itself needs.
 	WaitPurged(ctx context.Context, revision int64) error
+}
+
+// Lease is what is known of a lease. Times are in seconds.
+type Lease struct {
+	TTL        int64 // left, rounded down
+	GrantedTTL int64
+	Keys       [][]byte
 }
 
 // Status is one member's view of itself. Sizes are in bytes.

@@ -49,6 +49,7 @@ type local struct {
 	lastPurged atomic.Int64
 	ahead      atomic.Int64           // writes of others since the response was made
 	late       atomic.Pointer[func()] // what this member applies only when it must
+	leaseIDs   atomic.Int64
 }
 
 func newLocal(t *testing.T) *local {
@@ -157,6 +158,38 @@ func (l *local) Status(context.Context) (etcdapi.Status, error) {
 	}
 	return etcdapi.Status{Version: "3.7.0", DBSize: 4096, DBSizeInUse: 1024, DBSizeQuota: 1 << 30, Leader: l.leader.Load(),
 		RaftIndex: 11, RaftTerm: 2, AppliedIndex: 10, IsLearner: l.learner.Load(), Errors: []string{"e"}}, nil
+}
+
+func (l *local) NewLeaseID() int64 { return 0x1000 + l.leaseIDs.Add(1) }
+
+// RenewLease answers for a leader whose leases never run out.
+func (l *local) RenewLease(ctx context.Context, id int64) (int64, error) {
+	known, err := l.LeaseTimeToLive(ctx, id, false)
+	return known.GrantedTTL, err
+}
+
+func (l *local) LeaseTimeToLive(_ context.Context, id int64, keys bool) (known etcdapi.Lease, err error) {
+	if err := l.failure(); err != nil {
+		return known, err
+	}
+	all, err := l.m.Leases()
+	for _, ls := range all {
+		if ls.ID == id {
+			known.TTL, known.GrantedTTL = ls.TTL-1, ls.TTL
+		}
+	}
+	if keys && err == nil {
+		known.Keys, err = l.m.LeaseKeys(id)
+	}
+	return known, err
+}
+
+func (l *local) Leases(context.Context) (ids []int64, err error) {
+	all, err := l.m.Leases()
+	for _, ls := range all {
+		ids = append(ids, ls.ID)
+	}
+	return ids, err
 }
 
 func (l *local) Members() []*entryv1.MemberRecord { return l.m.Members() }

@@ -278,7 +278,7 @@ func TestRoleDecidesWhatIsServed(t *testing.T) {
 		affected string // which calls hear it; the rest succeed
 	}{
 		{"voter", selfID, false, true, nil, ""},
-		{"learner", selfID, true, false, rpctypes.ErrGRPCNotSupportedForLearner, "put get members"},
+		{"learner", selfID, true, false, rpctypes.ErrGRPCNotSupportedForLearner, "put get stream members"},
 		{"leader required", 0, false, true, rpctypes.ErrGRPCNoLeader, "put get local get stream members status"},
 		{"leader not required", 0, false, false, nil, ""},
 	} {

@@ -1,5 +1,5 @@
-// Package etcdapi serves the etcd v3 API (KV, Cluster, Maintenance) over a
-// Backend, the gRPC health service and server reflection beside it.
+// Package etcdapi serves the etcd v3 API (KV, Lease, Cluster, Maintenance) over
+// a Backend, the gRPC health service and server reflection beside it.
 //
 // Requests are checked as etcd checks them, before anything is proposed, and
 // every failure leaves as the status that etcd's clients know
@@ -13,6 +13,14 @@
 // applied. A Txn of comparisons alone reads linearizably, too (etcd serves it
 // locally).
 //
+// # Leases
+//
+// Grants and revocations are entries. A grant is given an ID here when it has
+// none, and at least the least time to live, so that what is applied does not
+// depend on who applies it. Keep-alives and times to live are the leader's to
+// tell, wherever they are asked; a keep-alive stream is served one renewal after
+// the other, and the renewals of all streams share the leader's rounds.
+//
 // # Members
 //
 // MemberAdd reserves an ID; the newcomer is seeded, admitted as a learner and
@@ -23,6 +31,6 @@
 // # Differences from etcd
 //
 // docs/etcd-compatibility.md lists what a client can tell. Maintenance answers
-// Status and Alarm (GET: there are none); the rest of it, and the services
-// Lease and Auth, are Unimplemented.
+// Status and Alarm (GET: there are none); the rest of it, and the service
+// Auth, are Unimplemented.
 package etcdapi

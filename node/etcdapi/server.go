@@ -28,7 +28,8 @@ const (
 // Options bound requests. Operations in a transaction are bounded by
 // mvcc.MaxTxnOps, which is a rule of the state machine.
 type Options struct {
-	MaxRequestBytes int // 0 = DefaultMaxRequestBytes
+	MaxRequestBytes int   // 0 = DefaultMaxRequestBytes
+	MinLeaseTTL     int64 // seconds; shorter leases are granted this; 0 = 1
 }
 
 // Server serves the etcd services of one node.
@@ -55,6 +56,7 @@ func New(b Backend, o Options) *Server {
 func (s *Server) Register(g *grpc.Server) {
 	pb.RegisterKVServer(g, kvServer{s: s})
 	pb.RegisterClusterServer(g, clusterServer{s: s})
+	pb.RegisterLeaseServer(g, leaseServer{s: s})
 	pb.RegisterMaintenanceServer(g, maintenanceServer{s: s})
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
@@ -95,17 +97,24 @@ func (s *Server) SetServing(serving bool) {
 func (s *Server) Shutdown() { s.health.Shutdown() }
 
 // fit reports whether this member can serve a call in its present role. req is
-// nil for a stream.
+// nil for a stream; etcd's learner serves none of those there are.
 func (s *Server) fit(ctx context.Context, method string, req any) error {
 	if !strings.HasPrefix(method, etcdPrefix) {
 		return nil
 	}
-	leader, learner := s.backend.Role()
-	if learner && req != nil && !learnerServes(req) {
+	_, learner := s.backend.Role()
+	if learner && !learnerServes(req) {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
-	md, ok := metadata.FromIncomingContext(ctx)
-	if ok && leader == 0 {
+	return s.wantsLeader(ctx)
+}
+
+// wantsLeader refuses a call that requires a leader while none is known.
+func (s *Server) wantsLeader(ctx context.Context) error {
+	if leader, _ := s.backend.Role(); leader != 0 {
+		return nil
+	}
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
 		if v := md.Get(rpctypes.MetadataRequireLeaderKey); len(v) > 0 && v[0] == rpctypes.MetadataHasLeader {
 			return rpctypes.ErrGRPCNoLeader
 		}

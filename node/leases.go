@@ -1,0 +1,187 @@
+package node
+
+import (
+	"context"
+	"encoding/binary"
+	"math"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
+	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/node/policy"
+	"github.com/chainfire/cfseed/node/replica"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+)
+
+// leases answers what only the leader knows of etcd's leases. As a service
+// between members (chainfirev1.LeasesServer) it answers here or not at all, so
+// that a call can not circle; keepAlive and timeToLive, for clients of this
+// member, go to the leader, and to the next one while there is time.
+type leases struct {
+	chainfirev1.UnimplementedLeasesServer
+	b      *backend
+	lessor *lessor
+	leader *leaderWatch
+}
+
+// leaderPause is how long a call waits for another leader before it asks again.
+const leaderPause = 50 * time.Millisecond
+
+// keepAlive renews a lease, wherever the leader is, and gives its time to live
+// in seconds, 0 when there is no such lease.
+func (s *leases) keepAlive(ctx context.Context, id int64) (ttl int64, err error) {
+	req := &chainfirev1.KeepAliveRequest{Id: id}
+	res, err := askLeader(ctx, s, func(ctx context.Context, c chainfirev1.LeasesClient) (*chainfirev1.KeepAliveResponse, error) {
+		if c == nil {
+			return s.KeepAlive(ctx, req)
+		}
+		return c.KeepAlive(ctx, req)
+	})
+	return res.GetTtl(), err
+}
+
+// timeToLive tells of a lease, wherever the leader is.
+func (s *leases) timeToLive(ctx context.Context, id int64, keys bool) (*chainfirev1.TimeToLiveResponse, error) {
+	req := &chainfirev1.TimeToLiveRequest{Id: id, Keys: keys}
+	return askLeader(ctx, s, func(ctx context.Context, c chainfirev1.LeasesClient) (*chainfirev1.TimeToLiveResponse, error) {
+		if c == nil {
+			return s.TimeToLive(ctx, req)
+		}
+		return c.TimeToLive(ctx, req)
+	})
+}
+
+// askLeader makes a call at the leader, with no client where that is this
+// member, and again while only the leader is missing.
+func askLeader[R any](ctx context.Context, s *leases, call func(context.Context, chainfirev1.LeasesClient) (R, error)) (R, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.b.core.patience)
+	defer cancel()
+	for {
+		var res R
+		conn, err := s.b.LeaderConn(ctx)
+		if err == nil {
+			var client chainfirev1.LeasesClient
+			if conn != nil {
+				client = chainfirev1.NewLeasesClient(conn)
+			}
+			if res, err = call(ctx, client); err == nil {
+				return res, nil
+			}
+			if conn != nil {
+				err = rpcfault.FromStatus("lease", err)
+			}
+		}
+		if code := fault.CodeOf(err); code != fault.NotLeader && code != fault.Unreachable {
+			return res, err
+		}
+		s.leader.wait(ctx, leaderPause)
+		select {
+		case <-ctx.Done():
+			return res, err
+		case <-s.b.core.done:
+			return res, err
+		default:
+		}
+	}
+}
+
+// KeepAlive renews a lease at this member, which must lead.
+func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveRequest) (*chainfirev1.KeepAliveResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.b.core.patience)
+	defer cancel()
+	if err := s.confirm(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		var out renewal
+		if err := s.onLoop(ctx, func(r *replica.Replica) (err error) { out, err = s.lessor.renew(r, req.GetId()); return err }); err != nil {
+			return nil, err
+		}
+		switch out.verdict {
+		case policy.Checkpointed:
+			if _, err := s.b.core.Propose(ctx, envelope.LeaseCheckpoint, &pb.LeaseCheckpointRequest{
+				Checkpoints: []*pb.LeaseCheckpoint{{ID: req.GetId()}}}); err != nil {
+				return nil, err
+			}
+		case policy.RanOut:
+			select {
+			case <-out.ended:
+			case <-ctx.Done():
+				return nil, fault.New(fault.Timeout, "renew lease", ctx.Err()).WithHint("the lease has run out and is about to be revoked")
+			}
+		default:
+			return &chainfirev1.KeepAliveResponse{Ttl: out.ttl}, nil
+		}
+	}
+}
+
+// TimeToLive tells of a lease at this member, which must lead.
+func (s *leases) TimeToLive(ctx context.Context, req *chainfirev1.TimeToLiveRequest) (*chainfirev1.TimeToLiveResponse, error) {
+	if err := s.confirm(ctx); err != nil {
+		return nil, err
+	}
+	out := &chainfirev1.TimeToLiveResponse{}
+	if err := s.onLoop(ctx, func(r *replica.Replica) error {
+		left, granted, err := s.lessor.left(r, req.GetId())
+		out.Ttl, out.GrantedTtl = int64(left/time.Second), granted
+		return err
+	}); err != nil || out.GetGrantedTtl() == 0 || !req.GetKeys() {
+		return out, err
+	}
+	err := s.b.state.read(func(m *state.Machine) (err error) { out.Keys, err = m.LeaseKeys(req.GetId()); return err })
+	return out, err
+}
+
+// confirm makes sure that this member leads and has applied what was committed:
+// one round of the quorum, shared by all who ask at a time.
+func (s *leases) confirm(ctx context.Context) error {
+	if err := s.onLoop(ctx, func(r *replica.Replica) error {
+		if _, leading := r.Leads(); !leading {
+			return errNotLeading()
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	return s.b.core.ReadIndex(ctx)
+}
+
+// onLoop runs fn on the Ready loop and gives its error.
+func (s *leases) onLoop(ctx context.Context, fn func(*replica.Replica) error) error {
+	var err error
+	if derr := s.b.core.do(ctx, func(r *replica.Replica) { err = fn(r) }); derr != nil {
+		return derr
+	}
+	return err
+}
+
+// leaseIDs makes IDs for leases that are granted without one. They count from a
+// number that is random for each start of a process.
+type leaseIDs struct{ last atomic.Uint64 }
+
+func newLeaseIDs(boot ident.Nonce) *leaseIDs {
+	ids := &leaseIDs{}
+	ids.last.Store(binary.LittleEndian.Uint64(boot[:8]))
+	return ids
+}
+
+// next gives an ID above 0.
+func (i *leaseIDs) next() int64 {
+	for {
+		if id := int64(i.last.Add(1) & math.MaxInt64); id != 0 {
+			return id
+		}
+	}
+}
+
+// minLeaseTTL is the shortest time to live that is granted, in seconds: one and
+// a half election timeouts, as etcd has it, so that a lease outlives an election.
+func minLeaseTTL(cfg Config) int64 {
+	return int64(math.Ceil((time.Duration(cfg.ticks()*3/2) * cfg.Heartbeat).Seconds()))
+}
