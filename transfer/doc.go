@@ -14,11 +14,15 @@
 //  3. A stream without its end frame failed. What was stored stays stored:
 //     only missing ranges are asked for again, at the same source or another.
 //  4. No call hangs: a side that sees no byte for its idle timeout ends with
-//     fault.Timeout. Bytes are counted on the connection (Meter, ConnMeter), so
-//     a slow line is not taken for a dead one.
+//     fault.Timeout, a pull after one last try. Bytes are counted on the
+//     connection (Meter, ConnMeter), so a slow line is not taken for a dead one.
 //  5. While a seed moves its lease is renewed by both sides at a third of its
 //     TTL; when the lease ends, the transfer ends with fault.LeaseLost.
-//  6. Seeds give way to what the source is there for: all of them together keep
+//  6. A pull has several connections, each with a few chunks asked for and not
+//     stored: as many as a long line holds, hardly any on a short one. That, and
+//     no window of gRPC's, bounds what a target holds in memory and what it
+//     loses when it is killed.
+//  7. Seeds give way to what the source is there for: all of them together keep
 //     to a Pace that follows how long its writes and the syncs of its log take,
 //     above a floor.
 //

@@ -130,7 +130,7 @@ func TestSourceKilledFailsOver(t *testing.T) {
 	}
 	n := c.New("n4")
 	pull := c.pull(n, line2.Addr())
-	pull.await(line2.NoticeAfter(20<<20), "the kill")
+	pull.await(line2.NoticeAfter(44<<20), "the kill") // of 48: the newest are each member's own
 	second.Kill()
 	r := pull.ok(60 * time.Second)
 	down := line1.Bytes(shape.Down) + line2.Bytes(shape.Down) + line3.Bytes(shape.Down)
