@@ -28,7 +28,7 @@ var tables = map[string]func(runs []int) []Table{
 	},
 }
 
-var invented = template{size: 2 << 30, values: 1 << 21, valueSize: 1024}
+var invented = template{size: 2 << 30, values: 1 << 21, valueSize: 1024, loadSeconds: 60}
 
 func each[S any](runs []int, invent func(n int) S) []S {
 	var out []S

@@ -223,6 +223,6 @@ func throughputTable(loaded template, samples []Throughput) Table {
 		}), maxWireShare),
 		row("busy besides, during the pull", "cores", func(s Throughput) float64 { return s.OtherCores }),
 	)
-	return Table{Name: "throughput", Title: fmt.Sprintf("%s, 1 member without load; runs: %d", loaded, len(samples)),
+	return Table{Name: "throughput", Title: fmt.Sprintf("%s, loaded in %.1f s; 1 member without load; runs: %d", loaded, loaded.loadSeconds, len(samples)),
 		Rows: rows, Samples: samples, Charts: []plot.Chart{chart}}
 }
