@@ -51,6 +51,7 @@ type Plan struct {
 	Puts     workload.Puts
 	Copy     bool // copy the source's data directory as well, in turns
 	Control  bool // and a second start, with the load alone
+	Stay     bool // the members stay up from run to run, and have rested before the first
 	Progress output.Progress
 	Say      func(format string, args ...any)
 }
@@ -82,7 +83,16 @@ type course struct {
 // run is one run, see the package comment.
 func (c *course) run(ctx context.Context, number int) (Sample, error) {
 	s := Sample{Run: number, CopyFirst: c.plan.Copy && number%2 == 1, LoadAverage: measure.LoadAverageNow()}
-	err := c.UnderLoad(ctx, c.plan.Puts, func() (err error) {
+	start := c.UnderLoad
+	if c.plan.Stay {
+		if number == 0 {
+			if err := errors.Join(c.Anew(ctx), c.Rest(ctx)); err != nil {
+				return s, err
+			}
+		}
+		start = c.WithLoad
+	}
+	err := start(ctx, c.plan.Puts, func() (err error) {
 		if s.PutQuiet, err = c.Quiet(ctx, c.plan.Quiet); err != nil {
 			return err
 		}

@@ -117,3 +117,25 @@ func TestReadProc(t *testing.T) {
 		}
 	}
 }
+
+// What this process reads is counted.
+func TestReadBytes(t *testing.T) {
+	const size = 3 << 20
+	path := filepath.Join(t.TempDir(), "x")
+	if err := os.WriteFile(path, make([]byte, size), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	before, err := ReadBytes(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.ReadFile(path); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := ReadBytes(os.Getpid()); err != nil || after-before < size {
+		t.Errorf("%d bytes, %v", after-before, err)
+	}
+	if _, err := ReadBytes(1 << 30); err == nil {
+		t.Error("a process that is not there has read")
+	}
+}

@@ -45,6 +45,20 @@ func (m Meter) Usage() (Usage, error) {
 	return Usage{CPUSeconds: cpu - m.began, PeakRSS: peak}, err
 }
 
+// ReadBytes is how many bytes a process has read, from files
+// (also where the kernel had them in memory) and from connections.
+func ReadBytes(pid int) (uint64, error) {
+	text, err := os.ReadFile(procFile(pid, "io"))
+	if err != nil {
+		return 0, fault.New(fault.Internal, "measure process", err)
+	}
+	n, err := strconv.ParseUint(field(string(text), "rchar"), 10, 64)
+	if err != nil {
+		return 0, fault.New(fault.Internal, "measure process", err)
+	}
+	return n, nil
+}
+
 func procFile(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
 
 // CPUSeconds is the processor time that a process has used, in seconds.

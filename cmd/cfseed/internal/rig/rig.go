@@ -91,11 +91,56 @@ func (r *Rig) Anew(ctx context.Context) (err error) {
 	return err
 }
 
+// Rest waits until the members, which have no load, read nothing by themselves
+// any more: some time after its start a member sums the tables it has, slowly,
+// for seeds to come. One that has run for a while has done that.
+func (r *Rig) Rest(ctx context.Context) error {
+	const (
+		look = time.Second
+		most = 3 * time.Minute
+		calm = 7       // looks; a member begins after less
+		some = 1 << 20 // bytes in a look: members talk to each other
+	)
+	for began, n := time.Now(), 0; n < calm && time.Since(began) < most; n++ {
+		before, err := r.read()
+		if err != nil {
+			return err
+		}
+		if err := workload.Pause(ctx, look); err != nil {
+			return err
+		}
+		after, err := r.read()
+		if err != nil {
+			return err
+		}
+		if after-before > some {
+			n = -1
+		}
+	}
+	return nil
+}
+
+func (r *Rig) read() (sum uint64, err error) {
+	for _, p := range r.Cluster.Nodes() {
+		n, err := measure.ReadBytes(p.PID())
+		if err != nil {
+			return 0, err
+		}
+		sum += n
+	}
+	return sum, nil
+}
+
 // UnderLoad starts all members anew, offers puts to the leader and runs fn.
-func (r *Rig) UnderLoad(ctx context.Context, puts workload.Puts, fn func() error) (err error) {
+func (r *Rig) UnderLoad(ctx context.Context, puts workload.Puts, fn func() error) error {
 	if err := r.Anew(ctx); err != nil {
 		return err
 	}
+	return r.WithLoad(ctx, puts, fn)
+}
+
+// WithLoad offers puts to the leader and runs fn.
+func (r *Rig) WithLoad(ctx context.Context, puts workload.Puts, fn func() error) error {
 	l, stop, err := workload.Offer(ctx, r.Leader.Client(), puts)
 	if err != nil {
 		return err

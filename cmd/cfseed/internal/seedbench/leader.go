@@ -65,7 +65,7 @@ func joinsOf(ctx context.Context, g *ground, members int) (out []Joins, err erro
 		j.Members, j.Most = members, most
 		j.Samples, err = bench.Runs(ctx, r, bench.Plan{
 			Name: fmt.Sprintf("leader, %s, %d puts/s", bench.MemberCount(members), j.Rate), Runs: g.cfg.Runs, Quiet: g.cfg.Quiet,
-			Puts: workload.Puts{Rate: j.Rate, ValueSize: loaded.valueSize, Seed: g.cfg.Seed + 1}, Copy: j.Rate != fastRate || j.Half,
+			Puts: workload.Puts{Rate: j.Rate, ValueSize: loaded.valueSize, Seed: g.cfg.Seed + 1}, Copy: j.Rate != fastRate || j.Half, Stay: true,
 			Progress: g.cfg.Progress, Say: g.cfg.Say})
 		if err != nil {
 			return nil, err

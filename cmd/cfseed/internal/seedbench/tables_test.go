@@ -46,7 +46,7 @@ func inventPull(n int) Pulled {
 func inventThroughput(n int) Throughput {
 	return Throughput{Run: n, Logical: 2 << 30, Sides: map[string]float64{"copy + fsync": 2, "tar over TCP": 3}, Pull: inventPull(n),
 		Source:  measure.Usage{CPUSeconds: float64(n) / 4, PeakRSS: uint64(100+30*n) << 20},
-		Control: measure.Usage{PeakRSS: 100 << 20}, OtherCores: 0.5}
+		Control: measure.Usage{PeakRSS: 100 << 20}, Ahead: 0.75, OtherCores: 0.5}
 }
 
 func inventAdmit(n int) Admit {

@@ -34,7 +34,8 @@ type Throughput struct {
 
 	Pull    Pulled             `json:"pull"`
 	Source  measure.Usage      `json:"source"`
-	Control measure.Usage      `json:"control"` // the same node started anew, without a seed, for as long
+	Ahead   float64            `json:"ahead_cpu_seconds"` // of the source, from its start to the pull
+	Control measure.Usage      `json:"control"`           // the same node started anew, without a seed, for as long
 	Sides   map[string]float64 `json:"sides_seconds"`
 
 	OtherCores  float64 `json:"other_cores"` // busy besides, during the pull
@@ -118,9 +119,14 @@ func (c *comparison) run(ctx context.Context, number int) (Throughput, error) {
 	return s, nil
 }
 
-// pull starts the source anew, pulls, and then leaves it alone for as long.
+// pull starts the source anew, lets it do what it does by itself for seeds to
+// come, pulls, and then does the same without the pull.
 func (c *comparison) pull(ctx context.Context, s *Throughput) error {
-	if err := c.rig.Anew(ctx); err != nil {
+	if err := c.rested(ctx); err != nil {
+		return err
+	}
+	var err error
+	if s.Ahead, err = measure.CPUSeconds(c.rig.Leader.PID()); err != nil {
 		return err
 	}
 	dir := filepath.Join(c.rig.Dir, "target")
@@ -145,7 +151,7 @@ func (c *comparison) pull(ctx context.Context, s *Throughput) error {
 	if err := forget(ctx, c.rig, s.Pull, dir); err != nil {
 		return err
 	}
-	if err := c.rig.Anew(ctx); err != nil {
+	if err := c.rested(ctx); err != nil {
 		return err
 	}
 	control, err := measure.Watch(c.rig.Leader.PID())
@@ -157,6 +163,13 @@ func (c *comparison) pull(ctx context.Context, s *Throughput) error {
 	}
 	s.Control, err = control.Usage()
 	return err
+}
+
+func (c *comparison) rested(ctx context.Context) error {
+	if err := c.rig.Anew(ctx); err != nil {
+		return err
+	}
+	return c.rig.Rest(ctx)
 }
 
 // keepFiles links the checkpoint that a pull left, the first time.
@@ -210,6 +223,7 @@ func throughputTable(loaded template, samples []Throughput) Table {
 		judged(row("CPU of both, each GiB on the wire", "s", func(s Throughput) float64 {
 			return s.perGiB(s.Source.CPUSeconds + s.Pull.Target.CPUSeconds)
 		}), maxCPUPerGiB),
+		row("source CPU from its start to the pull", "s", func(s Throughput) float64 { return s.Ahead }),
 		row("source peak RSS", "MiB", func(s Throughput) float64 { return measure.MiB(s.Source.PeakRSS) }),
 		row("target peak RSS", "MiB", func(s Throughput) float64 { return measure.MiB(s.Pull.Target.PeakRSS) }),
 		row("control peak RSS", "MiB", func(s Throughput) float64 { return measure.MiB(s.Control.PeakRSS) }),
