@@ -1,6 +1,7 @@
 // Package transfer moves verified chunks of a seed between members: the Seed
 // service (Server), its client (Pull), and a push into a node that waits for a
-// seed (Push, Receive). It knows no storage engine, no Raft and no terminal:
+// seed (Push, Receive). A target that has a state of its own may compare records
+// instead of fetching files (Delta, SpanSource). It knows no storage engine, no Raft and no terminal:
 // what it serves, writes and reports goes through the interfaces and callbacks
 // declared here.
 //
@@ -53,6 +54,12 @@
 //	1+8    0x31, fixed64: xxh3 of the raw bytes (absent when 0)
 //	1+1-4  0x7a, varint: length of the data (absent when empty)
 //	n      data
+//
+// ListSpans and DiffSpans stream bytes as package span describes them, in the same
+// frames: as file 0xfffffffe in chunks of at most 128 KiB, packed with zstd unless
+// the request names something else, with the root as the file's digest and, of a
+// chunk, the xxh3 of what it carries. There is no digest of the whole: what is made
+// of it is compared with the source's digests, record by record.
 //
 // Inside a Receive stream the same bytes are wrapped as field 2 of
 // ReceiveRequest (0x12, varint length). Other implementations of protobuf read

@@ -58,7 +58,8 @@ func (d *damaged) Unwrap() error { return d.err }
 // frameReader checks a stream of frames against what was asked for. It holds
 // the state between frames; the caller reads them.
 type frameReader struct {
-	layout *layout // nil while the manifest itself is fetched
+	layout *layout // nil while what travels is no file of the seed
+	file   uint32  // then its number: of the manifest, or of spans
 	root   [32]byte
 	ranges []Range
 
@@ -68,9 +69,8 @@ type frameReader struct {
 	chunks, raw  uint64
 
 	// onChunk takes a chunk as it came; its data is valid during the call.
-	onChunk func(id chunkID, c *chainfirev1.FrameChunk) error
-	// manifestDone is set by the manifest's file end.
-	manifestDone bool
+	onChunk  func(id chunkID, c *chainfirev1.FrameChunk) error
+	fileDone bool // without a layout: its file end came
 }
 
 // position is the chunk that comes next, or file -1.
@@ -144,9 +144,12 @@ func (r *frameReader) chunk(c *chainfirev1.FrameChunk) error {
 		return r.bad("a chunk of another seed: %016x, want %016x", c.GetSeed(), seedID(r.root))
 	}
 	if r.layout == nil {
+		if c.GetFile() != r.file || r.fileDone {
+			return r.bad("a chunk of file %d, want %d", c.GetFile(), r.file)
+		}
 		r.chunks++
 		r.raw += uint64(c.GetRawSize())
-		return r.onChunk(chunkID{ManifestFile, int(c.GetIndex())}, c)
+		return r.onChunk(chunkID{int(r.file), int(c.GetIndex())}, c)
 	}
 	want := r.position()
 	if want.file < 0 || r.done >= r.ranges[r.at].Count {
@@ -178,10 +181,10 @@ func (r *frameReader) fileEnd(e *chainfirev1.FrameFileEnd) error {
 		return r.bad("a file end before the begin frame")
 	}
 	if r.layout == nil {
-		if e.GetFile() != ManifestFile || string(e.GetDigest()) != string(r.root[:]) || r.manifestDone {
-			return r.bad("a wrong end of the manifest")
+		if e.GetFile() != r.file || string(e.GetDigest()) != string(r.root[:]) || r.fileDone {
+			return r.bad("a wrong end of file %d", r.file)
 		}
-		r.manifestDone = true
+		r.fileDone = true
 		return nil
 	}
 	if r.at >= len(r.ranges) || r.done != r.ranges[r.at].Count || uint64(e.GetFile()) != uint64(r.ranges[r.at].File) {
@@ -195,7 +198,7 @@ func (r *frameReader) fileEnd(e *chainfirev1.FrameFileEnd) error {
 }
 
 func (r *frameReader) end(e *chainfirev1.FrameEnd) error {
-	complete := r.begun && r.at == len(r.ranges) && (r.layout != nil || r.manifestDone)
+	complete := r.begun && r.at == len(r.ranges) && (r.layout != nil || r.fileDone)
 	if !complete {
 		return r.bad("the end comes too early")
 	}

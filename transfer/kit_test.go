@@ -41,6 +41,7 @@ type memSeed struct {
 	encoded []byte
 	m       *manifest.Manifest
 	files   [][]byte
+	records *memRecords                     // nil: none
 	delay   func(ctx context.Context) error // before each chunk; may be nil
 	damage  func(file, index int) bool      // whether this read gives a wrong byte; may be nil
 }

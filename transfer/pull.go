@@ -22,6 +22,7 @@ type PullConfig struct {
 	// new manifest: what the two have in common is to be kept. The last stage
 	// stays open, for the caller to install and close.
 	OpenStage func(manifest []byte) (Stage, error)
+	Delta     Delta // makes the seed in another way, where it can; may be nil
 
 	Cluster     ident.Cluster // expected; zero = any
 	WantRoot    []byte        // the seed that is staged in part; nil = any
@@ -97,7 +98,7 @@ type PullResult struct {
 	ManifestBytes  []byte
 	Stage          Stage // the last that OpenStage gave, open; nil if there is none
 	BytesTotal     uint64
-	BytesWire      uint64 // chunk data received, compressed, repetitions included
+	BytesWire      uint64 // chunk data received, compressed, repetitions included; of a Delta both ways
 	BytesReused    uint64 // of BytesTotal, there before this pull
 	BytesRefetched uint64 // raw bytes that came damaged and were asked for again
 	BytesDiscarded uint64 // fetched or reused, but not shared with the seed of a later source
@@ -106,6 +107,7 @@ type PullResult struct {
 	Seconds        float64
 	Failovers      int
 	Retries        int
+	Built          bool // by the Delta: the stage is not complete, what it built is
 }
 
 // puller is one pull. Its methods run on one goroutine unless they say so.

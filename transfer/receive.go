@@ -233,7 +233,7 @@ func (r *receiver) takeOffer() ([]byte, error) {
 		return o.GetManifest(), nil
 	}
 	mi := &manifestIntake{want: meta.ManifestBytes}
-	fr := &frameReader{root: meta.Root, onChunk: func(_ chunkID, c *chainfirev1.FrameChunk) error { return mi.put(c, r.codec) }}
+	fr := &frameReader{file: ManifestFile, root: meta.Root, onChunk: func(_ chunkID, c *chainfirev1.FrameChunk) error { return mi.put(c, r.codec) }}
 	if err := r.drain(fr, func() {}); err != nil {
 		return nil, err
 	}

@@ -268,6 +268,9 @@ func (r *round) fetchAll(ctx context.Context) error {
 			return err
 		}
 	}
+	if built, err := r.build(ctx); built || err != nil {
+		return err
+	}
 	for {
 		missing := r.stage.Missing()
 		if len(missing) == 0 {
@@ -352,14 +355,14 @@ func (r *round) account(had uint64) {
 
 func (r *round) fetchManifest(ctx context.Context) ([]byte, error) {
 	mi := &manifestIntake{want: r.meta.ManifestBytes}
-	fr := &frameReader{root: r.meta.Root}
+	fr := &frameReader{file: ManifestFile, root: r.meta.Root}
 	fr.onChunk = func(_ chunkID, c *chainfirev1.FrameChunk) error {
 		r.report.wire(len(c.GetData()))
 		return mi.put(c, r.codec)
 	}
 	req := &chainfirev1.GetSnapshotRequest{LeaseId: r.meta.LeaseID, ManifestRoot: r.meta.Root[:], Manifest: true,
 		Compression: r.cfg.Compression, RateLimit: uint64(max(r.cfg.RateLimit, 0))}
-	if err := r.stream(ctx, req, fr); err != nil {
+	if err := r.stream(ctx, r.getSnapshot(req), fr); err != nil {
 		return nil, err
 	}
 	if manifest.RootOf(mi.buf) != r.meta.Root {
@@ -368,12 +371,21 @@ func (r *round) fetchManifest(ctx context.Context) ([]byte, error) {
 	return mi.buf, nil
 }
 
-// stream runs one GetSnapshot to its end frame.
-func (r *round) stream(ctx context.Context, req *chainfirev1.GetSnapshotRequest, fr *frameReader) error {
+// openStream opens a stream of frames.
+type openStream func(ctx context.Context) (grpc.ServerStreamingClient[chainfirev1.GetSnapshotResponse], error)
+
+func (r *round) getSnapshot(req *chainfirev1.GetSnapshotRequest) openStream {
+	return func(ctx context.Context) (grpc.ServerStreamingClient[chainfirev1.GetSnapshotResponse], error) {
+		return r.client.GetSnapshot(ctx, req, callOptions(r.raw)...)
+	}
+}
+
+// stream runs one stream to its end frame.
+func (r *round) stream(ctx context.Context, open openStream, fr *frameReader) error {
 	op := "pull from " + r.addr
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	stream, err := r.client.GetSnapshot(ctx, req, callOptions(r.raw)...)
+	stream, err := open(ctx)
 	if err != nil {
 		return peerFault(ctx, op, err)
 	}

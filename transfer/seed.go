@@ -13,6 +13,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
+	"github.com/chainfire/cfseed/snapshot/span"
 )
 
 // Authorizer decides who may read a seed. It is asked at every RPC, with the
@@ -70,6 +71,9 @@ type Seed interface {
 	// ReadChunk reads a whole chunk, into buf when that is large enough. The
 	// result may alias buf.
 	ReadChunk(ctx context.Context, file, chunk int, buf []byte) ([]byte, error)
+	// OpenRecords opens the state that the seed holds, for as long as the seed is
+	// there; the caller closes it.
+	OpenRecords() (span.Reader, error)
 }
 
 // DigestReader answers for the state digest at an applied index (0 = now).

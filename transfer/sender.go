@@ -141,10 +141,10 @@ func (s *sender) fileChunk(file, index int) error {
 // chunk sends one chunk; raw lies in payload, which stays the caller's.
 func (s *sender) chunk(file uint32, index int, raw []byte, payload mem.Buffer) error {
 	c := &chainfirev1.FrameChunk{Seed: seedID(s.layout.root), File: file, Index: uint32(index), RawSize: uint32(len(raw))}
-	if file == ManifestFile {
-		c.Xxh3 = chunk.Sum(raw)
-	} else {
+	if int64(file) < int64(len(s.layout.Files)) {
 		c.Xxh3 = s.layout.Files[file].Chunks[index]
+	} else { // the manifest, or spans
+		c.Xxh3 = chunk.Sum(raw)
 	}
 	if with := s.choice.next(s.codec, raw); with != chunk.None {
 		buf := s.pool.Get(bufferSize)

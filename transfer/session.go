@@ -25,9 +25,10 @@ type session struct {
 	lost     chan struct{} // closed when the lease was found to have ended
 	ttl      atomic.Int64  // of the lease, in nanoseconds, as last renewed
 
-	opened time.Time
-	choice choice        // of the compression, for all streams
-	sent   atomic.Uint64 // raw bytes of chunks sent, repetitions included
+	opened  time.Time
+	choice  choice        // of the compression, for all streams
+	records recordBox     // of the seed, while they are compared
+	sent    atomic.Uint64 // raw bytes of chunks sent, repetitions included
 
 	// Guarded by Server.mu.
 	slot      bool
@@ -170,8 +171,9 @@ func (s *Server) acquire(ctx context.Context, lease Lease, want []byte, minimum 
 		release()
 		return nil, err
 	}
-	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, release: release, slot: true,
+	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, slot: true,
 		slotTurn: make(chan struct{}, 1), lost: make(chan struct{}), idleSince: time.Now()}
+	sess.release = func() { sess.records.close(); release() }
 	sess.slotTurn <- struct{}{}
 	sess.ttl.Store(int64(lease.TTL))
 	return sess, nil
@@ -219,6 +221,7 @@ func (s *Server) freeSlot(sess *session) {
 	if sess.slot {
 		sess.slot = false
 		s.slots.release()
+		s.wg.Go(sess.records.close)
 	}
 }
 

@@ -1670,6 +1670,166 @@ func (x *GetTailResponse) GetLeaseCapBytes() uint64 {
 	return 0
 }
 
+type ListSpansRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	ManifestRoot  []byte                 `protobuf:"bytes,2,opt,name=manifest_root,json=manifestRoot,proto3" json:"manifest_root,omitempty"`
+	Compression   string                 `protobuf:"bytes,3,opt,name=compression,proto3" json:"compression,omitempty"`               // auto | zstd | s2 | none; auto = zstd
+	RateLimit     uint64                 `protobuf:"varint,4,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"` // bytes per second; 0 = none
+	After         [][]byte               `protobuf:"bytes,5,rep,name=after,proto3" json:"after,omitempty"`                           // keys after which to begin, one list behind the other; none = the whole list
+	Spans         uint32                 `protobuf:"varint,6,opt,name=spans,proto3" json:"spans,omitempty"`                          // of each of these lists, at most; 0 = all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListSpansRequest) Reset() {
+	*x = ListSpansRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListSpansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListSpansRequest) ProtoMessage() {}
+
+func (x *ListSpansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListSpansRequest.ProtoReflect.Descriptor instead.
+func (*ListSpansRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ListSpansRequest) GetLeaseId() uint64 {
+	if x != nil {
+		return x.LeaseId
+	}
+	return 0
+}
+
+func (x *ListSpansRequest) GetManifestRoot() []byte {
+	if x != nil {
+		return x.ManifestRoot
+	}
+	return nil
+}
+
+func (x *ListSpansRequest) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
+}
+
+func (x *ListSpansRequest) GetRateLimit() uint64 {
+	if x != nil {
+		return x.RateLimit
+	}
+	return 0
+}
+
+func (x *ListSpansRequest) GetAfter() [][]byte {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *ListSpansRequest) GetSpans() uint32 {
+	if x != nil {
+		return x.Spans
+	}
+	return 0
+}
+
+type DiffSpansRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	ManifestRoot  []byte                 `protobuf:"bytes,2,opt,name=manifest_root,json=manifestRoot,proto3" json:"manifest_root,omitempty"`
+	Compression   string                 `protobuf:"bytes,3,opt,name=compression,proto3" json:"compression,omitempty"`
+	RateLimit     uint64                 `protobuf:"varint,4,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
+	Request       []byte                 `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"` // as in package snapshot/span; at most 2 MiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffSpansRequest) Reset() {
+	*x = DiffSpansRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffSpansRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffSpansRequest) ProtoMessage() {}
+
+func (x *DiffSpansRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffSpansRequest.ProtoReflect.Descriptor instead.
+func (*DiffSpansRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DiffSpansRequest) GetLeaseId() uint64 {
+	if x != nil {
+		return x.LeaseId
+	}
+	return 0
+}
+
+func (x *DiffSpansRequest) GetManifestRoot() []byte {
+	if x != nil {
+		return x.ManifestRoot
+	}
+	return nil
+}
+
+func (x *DiffSpansRequest) GetCompression() string {
+	if x != nil {
+		return x.Compression
+	}
+	return ""
+}
+
+func (x *DiffSpansRequest) GetRateLimit() uint64 {
+	if x != nil {
+		return x.RateLimit
+	}
+	return 0
+}
+
+func (x *DiffSpansRequest) GetRequest() []byte {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
 type ProbeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -1681,7 +1841,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1693,7 +1853,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1706,7 +1866,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ProbeRequest) GetClusterId() uint64 {
@@ -1743,7 +1903,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1755,7 +1915,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1768,7 +1928,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProbeResponse) GetName() string {
@@ -1825,7 +1985,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1997,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2010,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *JoinRequest) GetClusterId() uint64 {
@@ -1943,7 +2103,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1955,7 +2115,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1968,7 +2128,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReceiveRequest) GetMsg() isReceiveRequest_Msg {
@@ -2024,7 +2184,7 @@ type ReceiveOffer struct {
 
 func (x *ReceiveOffer) Reset() {
 	*x = ReceiveOffer{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2036,7 +2196,7 @@ func (x *ReceiveOffer) String() string {
 func (*ReceiveOffer) ProtoMessage() {}
 
 func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2049,7 +2209,7 @@ func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveOffer.ProtoReflect.Descriptor instead.
 func (*ReceiveOffer) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReceiveOffer) GetMeta() *SnapshotMeta {
@@ -2094,7 +2254,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2266,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2279,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReceiveResponse) GetMsg() isReceiveResponse_Msg {
@@ -2187,7 +2347,7 @@ type ReceiveWant struct {
 
 func (x *ReceiveWant) Reset() {
 	*x = ReceiveWant{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2359,7 @@ func (x *ReceiveWant) String() string {
 func (*ReceiveWant) ProtoMessage() {}
 
 func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2372,7 @@ func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveWant.ProtoReflect.Descriptor instead.
 func (*ReceiveWant) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReceiveWant) GetRanges() []*FileRange {
@@ -2358,7 +2518,22 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"bytesAfter\x12\x1f\n" +
 	"\vlease_bytes\x18\x04 \x01(\x04R\n" +
 	"leaseBytes\x12&\n" +
-	"\x0flease_cap_bytes\x18\x05 \x01(\x04R\rleaseCapBytes\"q\n" +
+	"\x0flease_cap_bytes\x18\x05 \x01(\x04R\rleaseCapBytes\"\xbf\x01\n" +
+	"\x10ListSpansRequest\x12\x19\n" +
+	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12#\n" +
+	"\rmanifest_root\x18\x02 \x01(\fR\fmanifestRoot\x12 \n" +
+	"\vcompression\x18\x03 \x01(\tR\vcompression\x12\x1d\n" +
+	"\n" +
+	"rate_limit\x18\x04 \x01(\x04R\trateLimit\x12\x14\n" +
+	"\x05after\x18\x05 \x03(\fR\x05after\x12\x14\n" +
+	"\x05spans\x18\x06 \x01(\rR\x05spans\"\xad\x01\n" +
+	"\x10DiffSpansRequest\x12\x19\n" +
+	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12#\n" +
+	"\rmanifest_root\x18\x02 \x01(\fR\fmanifestRoot\x12 \n" +
+	"\vcompression\x18\x03 \x01(\tR\vcompression\x12\x1d\n" +
+	"\n" +
+	"rate_limit\x18\x04 \x01(\x04R\trateLimit\x12\x18\n" +
+	"\arequest\x18\x05 \x01(\fR\arequest\"q\n" +
 	"\fProbeRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
@@ -2404,7 +2579,7 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\v2\x1c.chainfire.v1.TransferResultH\x00R\x04doneB\x05\n" +
 	"\x03msg\">\n" +
 	"\vReceiveWant\x12/\n" +
-	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\x8f\x05\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\xb3\x06\n" +
 	"\x04Seed\x12I\n" +
 	"\bOpenSeed\x12\x1d.chainfire.v1.OpenSeedRequest\x1a\x1e.chainfire.v1.OpenSeedResponse\x12O\n" +
 	"\n" +
@@ -2415,7 +2590,9 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x10TransferSnapshot\x12%.chainfire.v1.TransferSnapshotRequest\x1a&.chainfire.v1.TransferSnapshotResponse0\x01\x12I\n" +
 	"\bDigestAt\x12\x1d.chainfire.v1.DigestAtRequest\x1a\x1e.chainfire.v1.DigestAtResponse\x12L\n" +
 	"\tSeedQueue\x12\x1e.chainfire.v1.SeedQueueRequest\x1a\x1f.chainfire.v1.SeedQueueResponse\x12F\n" +
-	"\aGetTail\x12\x1c.chainfire.v1.GetTailRequest\x1a\x1d.chainfire.v1.GetTailResponse2\xdb\x01\n" +
+	"\aGetTail\x12\x1c.chainfire.v1.GetTailRequest\x1a\x1d.chainfire.v1.GetTailResponse\x12P\n" +
+	"\tListSpans\x12\x1e.chainfire.v1.ListSpansRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x01\x12P\n" +
+	"\tDiffSpans\x12\x1e.chainfire.v1.DiffSpansRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x012\xdb\x01\n" +
 	"\x05Await\x12@\n" +
 	"\x05Probe\x12\x1a.chainfire.v1.ProbeRequest\x1a\x1b.chainfire.v1.ProbeResponse\x12D\n" +
 	"\x04Join\x12\x19.chainfire.v1.JoinRequest\x1a\x1f.chainfire.v1.MemberAddResponse0\x01\x12J\n" +
@@ -2433,7 +2610,7 @@ func file_chainfire_v1_seed_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_seed_proto_rawDescData
 }
 
-var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SnapshotMeta)(nil),             // 0: chainfire.v1.SnapshotMeta
 	(*OpenSeedRequest)(nil),          // 1: chainfire.v1.OpenSeedRequest
@@ -2459,20 +2636,22 @@ var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SeedQueueResponse)(nil),        // 21: chainfire.v1.SeedQueueResponse
 	(*GetTailRequest)(nil),           // 22: chainfire.v1.GetTailRequest
 	(*GetTailResponse)(nil),          // 23: chainfire.v1.GetTailResponse
-	(*ProbeRequest)(nil),             // 24: chainfire.v1.ProbeRequest
-	(*ProbeResponse)(nil),            // 25: chainfire.v1.ProbeResponse
-	(*JoinRequest)(nil),              // 26: chainfire.v1.JoinRequest
-	(*ReceiveRequest)(nil),           // 27: chainfire.v1.ReceiveRequest
-	(*ReceiveOffer)(nil),             // 28: chainfire.v1.ReceiveOffer
-	(*ReceiveResponse)(nil),          // 29: chainfire.v1.ReceiveResponse
-	(*ReceiveWant)(nil),              // 30: chainfire.v1.ReceiveWant
-	(*v1.Position)(nil),              // 31: chainfire.entry.v1.Position
-	(*TransferProgress)(nil),         // 32: chainfire.v1.TransferProgress
-	(*MemberAddResponse)(nil),        // 33: chainfire.v1.MemberAddResponse
+	(*ListSpansRequest)(nil),         // 24: chainfire.v1.ListSpansRequest
+	(*DiffSpansRequest)(nil),         // 25: chainfire.v1.DiffSpansRequest
+	(*ProbeRequest)(nil),             // 26: chainfire.v1.ProbeRequest
+	(*ProbeResponse)(nil),            // 27: chainfire.v1.ProbeResponse
+	(*JoinRequest)(nil),              // 28: chainfire.v1.JoinRequest
+	(*ReceiveRequest)(nil),           // 29: chainfire.v1.ReceiveRequest
+	(*ReceiveOffer)(nil),             // 30: chainfire.v1.ReceiveOffer
+	(*ReceiveResponse)(nil),          // 31: chainfire.v1.ReceiveResponse
+	(*ReceiveWant)(nil),              // 32: chainfire.v1.ReceiveWant
+	(*v1.Position)(nil),              // 33: chainfire.entry.v1.Position
+	(*TransferProgress)(nil),         // 34: chainfire.v1.TransferProgress
+	(*MemberAddResponse)(nil),        // 35: chainfire.v1.MemberAddResponse
 }
 var file_chainfire_v1_seed_proto_depIdxs = []int32{
-	31, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
-	31, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
+	33, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
+	33, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
 	0,  // 2: chainfire.v1.OpenSeedResponse.meta:type_name -> chainfire.v1.SnapshotMeta
 	7,  // 3: chainfire.v1.GetSnapshotRequest.ranges:type_name -> chainfire.v1.FileRange
 	10, // 4: chainfire.v1.GetSnapshotResponse.begin:type_name -> chainfire.v1.FrameBegin
@@ -2480,16 +2659,16 @@ var file_chainfire_v1_seed_proto_depIdxs = []int32{
 	12, // 6: chainfire.v1.GetSnapshotResponse.file_end:type_name -> chainfire.v1.FrameFileEnd
 	13, // 7: chainfire.v1.GetSnapshotResponse.end:type_name -> chainfire.v1.FrameEnd
 	14, // 8: chainfire.v1.GetSnapshotResponse.error:type_name -> chainfire.v1.FrameError
-	32, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
+	34, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
 	17, // 10: chainfire.v1.TransferSnapshotResponse.result:type_name -> chainfire.v1.TransferResult
 	0,  // 11: chainfire.v1.TransferResult.meta:type_name -> chainfire.v1.SnapshotMeta
-	31, // 12: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
-	31, // 13: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
-	28, // 14: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
+	33, // 12: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
+	33, // 13: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
+	30, // 14: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
 	9,  // 15: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
 	0,  // 16: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
-	30, // 17: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
-	32, // 18: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
+	32, // 17: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
+	34, // 18: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
 	17, // 19: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
 	7,  // 20: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
 	1,  // 21: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
@@ -2500,22 +2679,26 @@ var file_chainfire_v1_seed_proto_depIdxs = []int32{
 	18, // 26: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
 	20, // 27: chainfire.v1.Seed.SeedQueue:input_type -> chainfire.v1.SeedQueueRequest
 	22, // 28: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
-	24, // 29: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
-	26, // 30: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
-	27, // 31: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
-	2,  // 32: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
-	4,  // 33: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
-	6,  // 34: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
-	9,  // 35: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
-	16, // 36: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
-	19, // 37: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
-	21, // 38: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
-	23, // 39: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
-	25, // 40: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
-	33, // 41: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
-	29, // 42: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
-	32, // [32:43] is the sub-list for method output_type
-	21, // [21:32] is the sub-list for method input_type
+	24, // 29: chainfire.v1.Seed.ListSpans:input_type -> chainfire.v1.ListSpansRequest
+	25, // 30: chainfire.v1.Seed.DiffSpans:input_type -> chainfire.v1.DiffSpansRequest
+	26, // 31: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
+	28, // 32: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
+	29, // 33: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
+	2,  // 34: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
+	4,  // 35: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
+	6,  // 36: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
+	9,  // 37: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
+	16, // 38: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
+	19, // 39: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
+	21, // 40: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
+	23, // 41: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
+	9,  // 42: chainfire.v1.Seed.ListSpans:output_type -> chainfire.v1.GetSnapshotResponse
+	9,  // 43: chainfire.v1.Seed.DiffSpans:output_type -> chainfire.v1.GetSnapshotResponse
+	27, // 44: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
+	35, // 45: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
+	31, // 46: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
+	34, // [34:47] is the sub-list for method output_type
+	21, // [21:34] is the sub-list for method input_type
 	21, // [21:21] is the sub-list for extension type_name
 	21, // [21:21] is the sub-list for extension extendee
 	0,  // [0:21] is the sub-list for field type_name
@@ -2538,11 +2721,11 @@ func file_chainfire_v1_seed_proto_init() {
 		(*TransferSnapshotResponse_Transfer)(nil),
 		(*TransferSnapshotResponse_Result)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[27].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[29].OneofWrappers = []any{
 		(*ReceiveRequest_Offer)(nil),
 		(*ReceiveRequest_Frame)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[29].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[31].OneofWrappers = []any{
 		(*ReceiveResponse_Want)(nil),
 		(*ReceiveResponse_Progress)(nil),
 		(*ReceiveResponse_Done)(nil),
@@ -2553,7 +2736,7 @@ func file_chainfire_v1_seed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_seed_proto_rawDesc), len(file_chainfire_v1_seed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

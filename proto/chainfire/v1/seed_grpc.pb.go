@@ -29,6 +29,8 @@ const (
 	Seed_DigestAt_FullMethodName         = "/chainfire.v1.Seed/DigestAt"
 	Seed_SeedQueue_FullMethodName        = "/chainfire.v1.Seed/SeedQueue"
 	Seed_GetTail_FullMethodName          = "/chainfire.v1.Seed/GetTail"
+	Seed_ListSpans_FullMethodName        = "/chainfire.v1.Seed/ListSpans"
+	Seed_DiffSpans_FullMethodName        = "/chainfire.v1.Seed/DiffSpans"
 )
 
 // SeedClient is the client API for Seed service.
@@ -52,6 +54,12 @@ type SeedClient interface {
 	// GetTail answers entries that this member has applied after a position, and what is needed
 	// to foresee how a seed ends.
 	GetTail(ctx context.Context, in *GetTailRequest, opts ...grpc.CallOption) (*GetTailResponse, error)
+	// ListSpans streams what an opened seed's records are, span by span, as chunks of file
+	// 0xfffffffe: a list as in package snapshot/span.
+	ListSpans(ctx context.Context, in *ListSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
+	// DiffSpans streams the records that a target lacks, and which of its own are to go, as chunks
+	// of file 0xfffffffe: an answer as in package snapshot/span.
+	DiffSpans(ctx context.Context, in *DiffSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
 }
 
 type seedClient struct {
@@ -160,6 +168,44 @@ func (c *seedClient) GetTail(ctx context.Context, in *GetTailRequest, opts ...gr
 	return out, nil
 }
 
+func (c *seedClient) ListSpans(ctx context.Context, in *ListSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Seed_ServiceDesc.Streams[2], Seed_ListSpans_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListSpansRequest, GetSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Seed_ListSpansClient = grpc.ServerStreamingClient[GetSnapshotResponse]
+
+func (c *seedClient) DiffSpans(ctx context.Context, in *DiffSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Seed_ServiceDesc.Streams[3], Seed_DiffSpans_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DiffSpansRequest, GetSnapshotResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Seed_DiffSpansClient = grpc.ServerStreamingClient[GetSnapshotResponse]
+
 // SeedServer is the server API for Seed service.
 // All implementations must embed UnimplementedSeedServer
 // for forward compatibility.
@@ -181,6 +227,12 @@ type SeedServer interface {
 	// GetTail answers entries that this member has applied after a position, and what is needed
 	// to foresee how a seed ends.
 	GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error)
+	// ListSpans streams what an opened seed's records are, span by span, as chunks of file
+	// 0xfffffffe: a list as in package snapshot/span.
+	ListSpans(*ListSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
+	// DiffSpans streams the records that a target lacks, and which of its own are to go, as chunks
+	// of file 0xfffffffe: an answer as in package snapshot/span.
+	DiffSpans(*DiffSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
 	mustEmbedUnimplementedSeedServer()
 }
 
@@ -214,6 +266,12 @@ func (UnimplementedSeedServer) SeedQueue(context.Context, *SeedQueueRequest) (*S
 }
 func (UnimplementedSeedServer) GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTail not implemented")
+}
+func (UnimplementedSeedServer) ListSpans(*ListSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method ListSpans not implemented")
+}
+func (UnimplementedSeedServer) DiffSpans(*DiffSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method DiffSpans not implemented")
 }
 func (UnimplementedSeedServer) mustEmbedUnimplementedSeedServer() {}
 func (UnimplementedSeedServer) testEmbeddedByValue()              {}
@@ -366,6 +424,28 @@ func _Seed_GetTail_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Seed_ListSpans_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListSpansRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SeedServer).ListSpans(m, &grpc.GenericServerStream[ListSpansRequest, GetSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Seed_ListSpansServer = grpc.ServerStreamingServer[GetSnapshotResponse]
+
+func _Seed_DiffSpans_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DiffSpansRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(SeedServer).DiffSpans(m, &grpc.GenericServerStream[DiffSpansRequest, GetSnapshotResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Seed_DiffSpansServer = grpc.ServerStreamingServer[GetSnapshotResponse]
+
 // Seed_ServiceDesc is the grpc.ServiceDesc for Seed service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -407,6 +487,16 @@ var Seed_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "TransferSnapshot",
 			Handler:       _Seed_TransferSnapshot_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "ListSpans",
+			Handler:       _Seed_ListSpans_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "DiffSpans",
+			Handler:       _Seed_DiffSpans_Handler,
 			ServerStreams: true,
 		},
 	},
