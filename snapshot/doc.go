@@ -35,6 +35,19 @@
 // leaves in the cache what others have there. A new member's tables come into
 // the cache as they are read.
 //
+// # Delta
+//
+// A Delta makes a seed of the state of a member that does not run, its base, and
+// the records in which a source's seed differs from it:
+//
+//	staging/delta/work    the base's state, linked or copied, with what differs
+//	                      written to it
+//	staging/delta/spans   the source's list of spans, as package span describes it
+//	staging/delta/seed    what is made of it: captured, compared with the list
+//
+// Nothing of it is durable before it is captured, and nothing of it is used after
+// a crash: it is begun anew. What it gives is staged and installed as any seed is.
+//
 // # Install
 //
 // Each step is durable before the next one begins:

@@ -3,6 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -31,6 +32,7 @@ type source struct {
 	st  *store.Store
 	rng *rand.Rand
 	pos ident.Position
+	dir string
 }
 
 // newSource makes a state at position 3/1 that knows its cluster.
@@ -43,7 +45,7 @@ func newSource(t testing.TB, fs vfs.FS, dir string) *source {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &source{t: t, fs: fs, st: st, rng: rand.New(rand.NewPCG(1, 2)), pos: ident.Position{Term: 3}}
+	s := &source{t: t, fs: fs, st: st, rng: rand.New(rand.NewPCG(1, 2)), pos: ident.Position{Term: 3}, dir: dir}
 	t.Cleanup(s.close)
 	s.apply(func(b *store.Batch) error {
 		rec, err := proto.Marshal(&entryv1.ClusterRecord{
@@ -98,6 +100,51 @@ func (s *source) fill(n, size int) {
 			b.SetRevision(rev)
 			return b.SetVersion(fmt.Appendf(nil, "key-%06d", rev), store.Version{Revision: rev, Live: true, Value: value}, store.Version{})
 		})
+	}
+}
+
+// fork makes another state that is the same so far.
+func (s *source) fork(dir string) *source {
+	s.t.Helper()
+	if err := s.fs.MkdirAll(s.fs.PathDir(dir), 0o755); err != nil {
+		s.t.Fatal(err)
+	}
+	if err := s.st.Checkpoint(dir); err != nil {
+		s.t.Fatal(err)
+	}
+	st, err := store.Open(dir, store.Options{FS: s.fs, MemTableBytes: 256 << 10})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	other := &source{t: s.t, fs: s.fs, st: st, rng: rand.New(rand.NewPCG(3, 4)), pos: s.pos, dir: dir}
+	s.t.Cleanup(other.close)
+	return other
+}
+
+// change writes every so manieth key anew, and deletes some; what was is pruned.
+func (s *source) change(every int) {
+	s.t.Helper()
+	next := int64(s.pos.Index) + 2
+	for rev, last := int64(3), next; rev < last; rev += int64(every) {
+		key := fmt.Appendf(nil, "key-%06d", rev)
+		var old store.Version
+		next++
+		s.apply(func(b *store.Batch) (err error) {
+			if old, err = b.Version(store.MVCC, key, next); err != nil || old.Revision == 0 {
+				return err
+			}
+			old.Value = bytes.Clone(old.Value)
+			b.SetRevision(next)
+			v := store.Version{Revision: next, Live: rev%5 != 0}
+			if v.Live {
+				v.Value = append(old.Value[:len(old.Value):len(old.Value)], "changed"...)
+			}
+			return b.SetVersion(key, v, old)
+		})
+		p := s.st.NewPrune()
+		if err := errors.Join(p.DropVersion(key, old.Revision), p.Commit(), p.Close()); err != nil {
+			s.t.Fatal(err)
+		}
 	}
 }
 
