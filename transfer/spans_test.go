@@ -108,7 +108,6 @@ type fakeDelta struct {
 	got   map[string]string
 	err   error // of its own, instead of the work
 	skip  bool  // not built
-	line  float64
 	wire  uint64
 }
 
@@ -151,7 +150,7 @@ func (d *fakeDelta) Build(ctx context.Context, src *SpanSource) (bool, error) {
 		}
 		return err
 	})
-	d.line, d.wire = src.Line(), src.Wire()
+	d.wire = src.Wire()
 	src.Stored(int(src.Missing()))
 	return err == nil, err
 }
@@ -189,9 +188,6 @@ func TestPullByRecords(t *testing.T) {
 	raw := 60_000 * 42
 	if res.BytesWire < 100_000 || res.BytesWire > uint64(raw/2) || res.BytesWire != d.wire {
 		t.Errorf("%d bytes on the wire (%d seen), of records of %d", res.BytesWire, d.wire, raw)
-	}
-	if d.line <= 0 {
-		t.Error("the rate of the line is not known")
 	}
 	src.stop()
 	if open, opened := seed.records.counts(); open != 0 || opened == 0 {
@@ -268,6 +264,35 @@ func TestDeltaErrors(t *testing.T) {
 	res, err = Pull(t.Context(), spansConfig(d, newMemDisk(), first.addr, second.addr))
 	if err != nil || !res.Built || d.calls != 2 || res.Failovers != 1 || !d.equals(seed.records) {
 		t.Errorf("%+v after %d calls, %v", res, d.calls, err)
+	}
+}
+
+// What comes while the line is measured is stored, and not fetched again.
+func TestMeasuredBytesAreKept(t *testing.T) {
+	seed := seedSpec{chunkSize: 64 << 10, sizes: []int{3 << 20, 5 << 20, 3 << 20}}.build(t)
+	src := startSource(t, nil, []*memSeed{seed})
+	disk := newMemDisk()
+	var before, after uint64
+	cfg := spansConfig(deltaFunc(func(ctx context.Context, src *SpanSource) (bool, error) {
+		before = src.Missing()
+		rate, err := src.Line(ctx)
+		after = src.Missing()
+		if rate < 0 {
+			t.Errorf("%f bytes a second", rate)
+		}
+		return false, err
+	}), disk, src.addr)
+	cfg.Compression = "none"
+	res, err := Pull(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	disk.check(t, seed)
+	if disk.twice != 0 || before != seed.total() || after > before-lineMost*(64<<10) {
+		t.Errorf("%d chunks came twice; %d bytes were missing, then %d", disk.twice, before, after)
+	}
+	if least := seed.total(); res.BytesWire < least || res.BytesWire > least+uint64(len(seed.encoded)) {
+		t.Errorf("%d bytes on the wire for %d", res.BytesWire, least)
 	}
 }
 

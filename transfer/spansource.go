@@ -2,6 +2,8 @@ package transfer
 
 import (
 	"context"
+	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -30,7 +32,6 @@ type SpanSource struct {
 	r       *round
 	limiter *rate.Limiter // of what goes to the source
 	failed  error         // the last error of the source
-	line    float64
 }
 
 // Manifest is that of the seed; not to be changed.
@@ -49,10 +50,6 @@ func (s *SpanSource) Missing() uint64 {
 
 // Wire is how many bytes the pull has moved so far, both ways.
 func (s *SpanSource) Wire() uint64 { return s.r.report.get().BytesWire }
-
-// Line is the bytes per second that the line brought in the last call, packed;
-// 0 when too few came to tell.
-func (s *SpanSource) Line() float64 { return s.line }
 
 // Stored says that so many bytes more of the seed are done.
 func (s *SpanSource) Stored(n int) { s.r.report.stored(n) }
@@ -111,26 +108,65 @@ func (s *SpanSource) fail(err, own error) error {
 	return err
 }
 
-// lineLeast is how many bytes must come after the first chunk of a call for its
-// rate to be that of the line.
-const lineLeast = 128 << 10
+// A line is measured for so long, of which the second half counts: TCP begins
+// slowly.
+const (
+	lineTime = 1500 * time.Millisecond
+	lineMost = 64 // chunks
+)
+
+// Line fetches missing chunks of files for a moment, which are stored, and gives
+// the bytes per second that came, packed; 0 when the line is too fast to tell.
+func (s *SpanSource) Line(ctx context.Context) (float64, error) {
+	missing := s.r.stage.Missing()
+	if len(missing) == 0 {
+		return 0, nil
+	}
+	var ranges []Range
+	for i, left := 0, lineMost; i < len(missing) && left > 0; i++ {
+		m := missing[i]
+		if err := s.r.layout.checkRange(m); err != nil {
+			return 0, err
+		}
+		m.Count = min(m.Count, left)
+		left -= m.Count
+		ranges = append(ranges, m)
+	}
+	s.r.idle.touch()
+	defer s.r.idle.pause()
+	var half atomic.Uint64
+	began := time.Now()
+	ctx, cancel := context.WithTimeoutCause(ctx, lineTime, errLineMeasured)
+	defer cancel()
+	timer := time.AfterFunc(lineTime/2, func() { half.Store(s.r.counter.n.Load()) })
+	defer timer.Stop()
+	fr := &frameReader{layout: s.r.layout, root: s.r.layout.root, ranges: ranges}
+	fr.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
+		_, err := s.r.in.put(id, c) // what came damaged is asked for again later
+		return err
+	}
+	err := s.r.stream(ctx, s.r.getSnapshot(&chainfirev1.GetSnapshotRequest{LeaseId: s.r.meta.LeaseID, ManifestRoot: s.r.layout.root[:],
+		Ranges: rangesProto(ranges), Compression: s.r.cfg.Compression, RateLimit: uint64(max(s.r.cfg.RateLimit, 0))}), fr)
+	if err != nil && !errors.Is(context.Cause(ctx), errLineMeasured) {
+		return 0, s.fail(err, nil)
+	}
+	at, spent := half.Load(), time.Since(began)-lineTime/2
+	if at == 0 || spent < lineTime/8 {
+		return 0, nil
+	}
+	return float64(s.r.counter.n.Load()-at) / spent.Seconds(), nil
+}
+
+var errLineMeasured = errors.New("the line is measured")
 
 // stream runs one call to its end frame and passes its bytes on.
 func (s *SpanSource) stream(ctx context.Context, open openStream, take func(piece []byte) error) error {
 	s.r.idle.touch()
 	defer s.r.idle.pause() // what the caller does with it is not the source's turn
-	s.line = 0
 	in := &spanIntake{codec: s.r.codec, take: take}
-	var first time.Time
-	var bytes int
 	fr := &frameReader{root: s.r.layout.root, file: SpanFile}
 	fr.onChunk = func(_ chunkID, c *chainfirev1.FrameChunk) error {
 		s.r.report.wire(len(c.GetData()))
-		if first.IsZero() {
-			first = time.Now()
-		} else if bytes += len(c.GetData()); bytes >= lineLeast {
-			s.line = float64(bytes) / max(time.Since(first).Seconds(), 1e-6)
-		}
 		return in.put(c)
 	}
 	return s.r.stream(ctx, open, fr)

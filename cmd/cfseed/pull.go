@@ -34,6 +34,7 @@ func pullCommand(env *command.Env) *cli.Command {
 			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
 			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
 			&cli.StringFlag{Name: "delta", Usage: "take what did not change from `OLD-DIR`, the data directory of a member that no longer runs; it is only read"},
+			&cli.StringFlag{Name: "delta-by", Value: join.DeltaAuto, Usage: "... by `WAY`: its files, or the ranges of its records that differ (auto, files, ranges)"},
 			&cli.IntFlag{Name: "parallel", Usage: "`N` connections that the seed comes over; default 2, or 4 on a long line"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Usage: "the cluster keeps the log after the seed for `DURATION`"},
 			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},
@@ -52,11 +53,15 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	if err != nil {
 		return err
 	}
+	by := c.String("delta-by")
+	if by != join.DeltaAuto && by != join.DeltaFiles && by != join.DeltaRanges {
+		return fault.Newf(fault.Usage, "", "--delta-by %s is not one of auto, files, ranges", by)
+	}
 	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
 	defer progress.Close(false)
 	tls := netsec.Files{Cert: c.String("cert"), Key: c.String("key"), CA: c.String("cacert")}
 	cfg := join.PullConfig{Rand: rand.Reader, Config: join.Config{
-		Dir: datadir.At(vfs.Default, c.String("data-dir")), Name: c.String("name"), Learner: c.Bool("learner"), Base: c.String("delta"),
+		Dir: datadir.At(vfs.Default, c.String("data-dir")), Name: c.String("name"), Learner: c.Bool("learner"), Base: c.String("delta"), DeltaBy: by,
 		Dial: func(_ context.Context, endpoint string) (*grpc.ClientConn, error) { return netsec.Dial(endpoint, tls) },
 		DialSeed: func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
 			return netsec.Dial(endpoint, tls, opts...)
@@ -94,6 +99,9 @@ func pullShape(out *join.PullOutcome) output.Pull {
 		BytesDiscarded: out.Result.BytesDiscarded, Failovers: out.Result.Failovers, Retries: out.Result.Retries,
 		Seconds: out.Seconds, LeaseID: output.ID(id.Seed.LeaseID).Optional(),
 		ManifestRoot: id.Seed.ManifestRoot[:], AlreadyComplete: out.AlreadyComplete,
+	}
+	if out.Delta != "" {
+		shape.Delta = &out.Delta
 	}
 	if !out.LeaseExpires.IsZero() {
 		expires := out.LeaseExpires.UTC().Format(time.RFC3339)

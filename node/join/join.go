@@ -62,7 +62,8 @@ type Config struct {
 	Learner   bool          // stay a learner
 	Reserved  uint64        // reservation made for us; 0 = make one
 	Cluster   ident.Cluster // zero = whatever cluster answers
-	Base      string        // data directory of a former member whose files may be used; "" = none
+	Base      string        // data directory of a former member whose files or records may be used; "" = none
+	DeltaBy   string        // how: DeltaAuto, DeltaFiles or DeltaRanges; "" = DeltaAuto
 	// SourceURLs are the addresses at which the newcomer reaches a member, so that
 	// the cluster may say which one it seeds from; nil = from Endpoints, as ordered.
 	SourceURLs func(m *chainfirev1.Member) []string
@@ -94,6 +95,7 @@ type Outcome struct {
 	Result          transfer.PullResult // zero when AlreadyComplete
 	Revision        int64
 	AlreadyComplete bool
+	Delta           string // how a base was used: DeltaFiles or DeltaRanges; "" = there was none
 	Reserved        *chainfirev1.ReserveResponse
 }
 

@@ -68,6 +68,10 @@ func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
 }
 
 func pullAnew(ctx context.Context, cfg PullConfig) (_ *PullOutcome, err error) {
+	if cfg.Donor != "" && cfg.DeltaBy == DeltaRanges {
+		return nil, fault.Newf(fault.Usage, "pull", "the records of a stopped member are not compared").
+			WithHint("name running members, or leave --delta-by out")
+	}
 	if cfg.Base != "" { // before anything is made or reserved
 		base, err := snapshot.StoppedMember(cfg.Dir.FS(), cfg.Base)
 		if err != nil {
@@ -202,6 +206,9 @@ func pullStopped(ctx context.Context, cfg PullConfig) (out *PullOutcome, err err
 		return nil, err
 	}
 	out = &PullOutcome{Outcome: Outcome{Identity: id, Revision: m.Revision}, Files: len(m.Files)}
+	if cfg.Base != "" {
+		out.Delta = DeltaFiles
+	}
 	out.Result = transfer.PullResult{BytesTotal: m.TotalBytes(), BytesWire: moved, BytesReused: m.TotalBytes() - moved}
 	return out, nil
 }

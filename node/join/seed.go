@@ -78,12 +78,14 @@ func ticketOf(id datadir.Identity) *chainfirev1.JoinTicket {
 }
 
 // seed streams a snapshot into staging/, verifies and installs it.
-func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (*Outcome, error) {
+func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (_ *Outcome, err error) {
 	n.startPhase(PhaseSeed)
 	var stage *snapshot.Stage
 	ahead := &forecaster{n: n}
 	stop := ahead.start(ctx)
-	result, err := transfer.Pull(ctx, transfer.PullConfig{
+	base := newDelta(n.cfg)
+	defer func() { err = errors.Join(err, base.close()) }()
+	cfg := transfer.PullConfig{
 		Endpoints: n.sources(res), Dial: n.cfg.DialSeed, Cluster: n.cfg.Cluster,
 		MemberID: res.GetMemberId(), Target: n.cfg.Name, TTL: n.cfg.LeaseTTL, CapBytes: n.cfg.LeaseBytes,
 		WantRoot: stagedRoot(n.cfg.Dir), Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
@@ -99,7 +101,11 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 			}
 			stage = s
 			return Staged{s}, nil
-		}})
+		}}
+	if base != nil {
+		cfg.Delta = base
+	}
+	result, err := transfer.Pull(ctx, cfg)
 	stop()
 	// The line may have swallowed the connection from before the transfer; a new
 	// one costs a round trip, an old one whose packets are lost all the patience.
@@ -110,6 +116,11 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		return nil, err
 	}
 	n.holdLease(ctx, result.LeaseID)
+	if result.Built {
+		if err := n.alive(func() (err error) { stage, err = n.stageBuilt(ctx, base, stage, &result); return err }); err != nil {
+			return nil, err
+		}
+	}
 	n.startPhase(PhaseVerify)
 	id := datadir.Identity{Cluster: n.cfg.Cluster, MemberID: res.GetMemberId(), Directory: n.cfg.Directory, Name: n.cfg.Name,
 		Seed: &datadir.SeedRef{Position: result.Meta.Position, ManifestRoot: result.Meta.Root, LeaseID: result.LeaseID}}
@@ -120,7 +131,7 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		return nil, err
 	}
 	n.finishPhase()
-	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Reserved: res}, nil
+	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Delta: base.way(), Reserved: res}, nil
 }
 
 // sources lists where the seed may come from, best first: what the cluster says,
@@ -137,10 +148,11 @@ func (n *Newcomer) sources(res *chainfirev1.ReserveResponse) []string {
 	return append(out, n.cfg.Endpoints...) // one that stands twice is tried once
 }
 
-// openStage opens the stage of a seed and takes from the base what it has of it.
+// openStage opens the stage of a seed and takes from the base what it has of it,
+// unless only its records are wanted.
 func openStage(ctx context.Context, cfg Config, manifest []byte) (*snapshot.Stage, error) {
 	s, err := snapshot.OpenStage(ctx, cfg.Dir, manifest)
-	if err != nil || cfg.Base == "" {
+	if err != nil || cfg.Base == "" || cfg.DeltaBy == DeltaRanges {
 		return s, err
 	}
 	if _, err := s.AdoptMember(ctx, cfg.Base); err != nil {

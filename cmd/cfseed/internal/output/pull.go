@@ -21,4 +21,5 @@ type Pull struct {
 	LeaseExpires    *string `json:"lease_expires"` // RFC 3339, UTC
 	ManifestRoot    Hex     `json:"manifest_root"`
 	AlreadyComplete bool    `json:"already_complete"`
+	Delta           *string `json:"delta"` // files or ranges
 }

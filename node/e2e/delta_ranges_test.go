@@ -1,0 +1,290 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/chainfire/cfseed/internal/shape"
+)
+
+// deltaMiB is how much TestPullDeltaByRanges loads, in values of 256 bytes.
+// docs/performance.md has the figures of 128.
+var deltaMiB = flag.Int("delta-mib", 16, "values of TestPullDeltaByRanges in MiB")
+
+// ledger is a data set of small records as a service keeps them: JSON of 256
+// bytes. Each value follows from its key and how often it was changed.
+type ledger struct {
+	c       *Cluster
+	n       int
+	version []int // 0: never written; -1: deleted
+	rng     *rand.Rand
+}
+
+const (
+	ledgerPrefix = "account/"
+	ledgerValue  = 256
+	ledgerTxn    = 100 // puts at a time
+)
+
+func ledgerKey(i int) string { return fmt.Sprintf("%s%08d", ledgerPrefix, i) }
+
+func ledgerText(i, version int) string {
+	r := rand.New(rand.NewPCG(uint64(i), uint64(version)))
+	s := fmt.Sprintf(`{"id":"%08d","owner":"%016x","balance":%d,"currency":"EUR","state":"active","updated":"2026-%02d-%02dT%02d:%02d:%02dZ","limits":{"day":%d,"month":%d},"note":"`,
+		i, r.Uint64(), r.IntN(1e6), 1+r.IntN(12), 1+r.IntN(28), r.IntN(24), r.IntN(60), r.IntN(60), r.IntN(5000), r.IntN(90000))
+	words := strings.Fields("paid open late transfer fee order refund monthly yearly shop travel food rent note check")
+	for len(s) < ledgerValue-2 {
+		s += words[r.IntN(len(words))] + " "
+	}
+	return s[:ledgerValue-2] + `"}`
+}
+
+func (c *Cluster) ledger(mib int) *ledger {
+	n := mib << 20 / ledgerValue
+	l := &ledger{c: c, n: n, version: make([]int, n), rng: rand.New(rand.NewPCG(7, 7))}
+	l.change(l.rng.Perm(n))
+	return l
+}
+
+// change writes accounts anew.
+func (l *ledger) change(accounts []int) {
+	l.c.t.Helper()
+	l.commit(accounts, func(i int) clientv3.Op {
+		l.version[i]++
+		return clientv3.OpPut(ledgerKey(i), ledgerText(i, l.version[i]))
+	})
+}
+
+// drop deletes accounts.
+func (l *ledger) drop(accounts []int) {
+	l.c.t.Helper()
+	l.commit(accounts, func(i int) clientv3.Op {
+		l.version[i] = -1
+		return clientv3.OpDelete(ledgerKey(i))
+	})
+}
+
+func (l *ledger) commit(accounts []int, op func(int) clientv3.Op) {
+	l.c.t.Helper()
+	client := l.c.Client()
+	batches := make(chan []clientv3.Op)
+	errs := make([]error, 4)
+	var wg sync.WaitGroup
+	for w := range errs {
+		wg.Go(func() {
+			for ops := range batches {
+				ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+				if _, err := client.Txn(ctx).Then(ops...).Commit(); err != nil {
+					errs[w] = err
+				}
+				cancel()
+			}
+		})
+	}
+	for len(accounts) > 0 {
+		k := min(ledgerTxn, len(accounts))
+		ops := make([]clientv3.Op, 0, k)
+		for _, i := range accounts[:k] {
+			ops = append(ops, op(i))
+		}
+		batches <- ops
+		accounts = accounts[k:]
+	}
+	close(batches)
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			l.c.t.Fatalf("write: %v", err)
+		}
+	}
+}
+
+// most bounds the bytes of a delta by ranges in which so much has changed: a hash
+// for each version of an account and for each revision, and of what changed about
+// half of its size, packed.
+func (l *ledger) most(percent int) float64 {
+	written := 0
+	for _, v := range l.version {
+		written += max(v, 1)
+	}
+	return float64(written)*6 + float64(l.n*percent/100)*ledgerValue/2 + 64<<10
+}
+
+// compact drops the history; the members delete it at their own pace.
+func (l *ledger) compact() {
+	l.c.t.Helper()
+	client := l.c.Client()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	res, err := client.Get(ctx, ledgerPrefix, clientv3.WithCountOnly())
+	if err == nil {
+		_, err = client.Compact(ctx, res.Header.Revision)
+	}
+	if err != nil {
+		l.c.t.Fatalf("compact: %v", err)
+	}
+}
+
+// checkOn reads every account back from the node's own state.
+func (l *ledger) checkOn(n *Node) {
+	l.c.t.Helper()
+	have := readAll(l.c.t, n, ledgerPrefix)
+	want := 0
+	for i, v := range l.version {
+		if v < 0 {
+			continue
+		}
+		want++
+		if have[ledgerKey(i)] != ledgerText(i, v) {
+			l.c.t.Fatalf("%s: account %d is %q", n.Name, i, have[ledgerKey(i)])
+		}
+	}
+	if len(have) != want {
+		l.c.t.Errorf("%s has %d accounts, want %d", n.Name, len(have), want)
+	}
+}
+
+// pullDelta pulls with a base into a directory of its own.
+func (c *Cluster) pullDelta(name, from, base, by string, more ...string) (*Node, Result) {
+	c.t.Helper()
+	n := c.New(name)
+	args := []string{"pull", "--from", from, "--data-dir", n.DataDir, "--name", name}
+	if base != "" {
+		args = append(args, "--delta", base, "--delta-by", by)
+	}
+	r := c.begin(append(args, more...)...).wait(2 * cliDeadline)
+	if r.Code != 0 {
+		c.t.Fatalf("pull of %s: %s", name, r)
+	}
+	return n, r
+}
+
+// TestPullDeltaByRanges: where changes are all over the keys, the records that
+// differ are a fraction of the files that do. What is installed joins, is what
+// the others have, and verifies.
+func TestPullDeltaByRanges(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
+	source, line := c.behind("n1")
+	l := c.ledger(*deltaMiB)
+	random := func(percent int) []int { return l.rng.Perm(l.n)[:l.n*percent/100] }
+	var last *Node
+	steps := []struct {
+		name    string
+		percent int
+		change  func()
+	}{
+		{"1 % at random", 1, func() { l.change(random(1)) }},
+		{"5 % at random", 5, func() { l.change(random(5)) }},
+		{"20 % at random", 20, func() { l.change(random(20)) }},
+		{"5 % in one range", 5, func() {
+			hot := make([]int, l.n/20)
+			for k := range hot {
+				hot[k] = l.n/3 + k
+			}
+			l.change(hot)
+		}},
+		{"10 % deleted, history compacted", 10, func() { l.drop(random(10)); l.compact() }},
+	}
+	for i, step := range steps {
+		base, _ := c.pullDelta(fmt.Sprintf("base%d", i), line.URL(), "", "", "--lease-ttl", "3s")
+		c.AwaitNoLease() // or the next pull would share its seed
+		step.change()
+		_, byFiles := c.pullDelta(fmt.Sprintf("files%d", i), line.URL(), base.DataDir, "files", "--lease-ttl", "3s")
+		before, seen := treeHash(t, base.DataDir), line.Bytes(shape.Down)
+		n, r := c.pullDelta(fmt.Sprintf("ranges%d", i), line.URL(), base.DataDir, "ranges")
+		down := line.Bytes(shape.Down) - seen
+		t.Logf("%-32s files %8.0f, ranges %8.0f bytes on the wire of %.0f in files; %.2fs, %.2fs", step.name, byFiles.Num("bytes_wire"), r.Num("bytes_wire"),
+			byFiles.Num("bytes_total"), byFiles.Num("seconds"), r.Num("seconds"))
+		if byFiles.Str("delta") != "files" || r.Str("delta") != "ranges" {
+			t.Errorf("delta is %q and %q", byFiles.Str("delta"), r.Str("delta"))
+		}
+		if wire, most := r.Num("bytes_wire"), l.most(step.percent); wire > most {
+			t.Errorf("%s: %v bytes by ranges, at most %v were expected", step.name, wire, most)
+		}
+		// The source may have merged much of its files with what changed, or nothing yet.
+		if merged := byFiles.Num("bytes_wire") > byFiles.Num("bytes_total")/2; merged && r.Num("bytes_wire") > byFiles.Num("bytes_wire")/3 {
+			t.Errorf("%s: %v bytes by ranges, %v by files", step.name, r.Num("bytes_wire"), byFiles.Num("bytes_wire"))
+		}
+		if float64(down) > r.Num("bytes_wire")+256<<10 {
+			t.Errorf("%s: %d bytes came down, %v are told", step.name, down, r.Num("bytes_wire"))
+		}
+		if after := treeHash(t, base.DataDir); after != before {
+			t.Errorf("%s: the base has changed", step.name)
+		}
+		c.VerifyDirs(n)
+		if last = n; i < len(steps)-1 {
+			c.MustAsk("member", "remove", r.Str("member_id")) // and with it its lease
+			c.AwaitNoLease()
+		}
+	}
+	last.Spawn("--join", source.Client)
+	last.WaitReady(startPatience)
+	c.AwaitRole("voter", last)
+	c.noRaftSnapshots()
+	c.AwaitEqual(source, last)
+	l.checkOn(last)
+	if r := c.CLI("verify", "--cluster", source.Client+","+last.Client); r.Code != 0 {
+		t.Errorf("verify: %s", r)
+	}
+}
+
+// TestPullDeltaKilled kills a pull by ranges at several moments; it leaves no node
+// behind, and the next one makes a whole one. On a slow line nobody has to ask for
+// ranges.
+func TestPullDeltaKilled(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
+	source, line := c.behind("n1")
+	l := c.ledger(8)
+	base, _ := c.pullDelta("base", line.URL(), "", "", "--lease-ttl", "3s")
+	c.AwaitNoLease()
+	l.change(l.rng.Perm(l.n)[:l.n/10])
+	n := c.New("n2")
+	pull := func() *command {
+		return c.pull(n, line.URL(), "--delta", base.DataDir, "--delta-by", "ranges")
+	}
+	for _, after := range []int64{64 << 10, 200 << 10, 400 << 10} {
+		reached := line.NoticeAfter(after)
+		k := pull()
+		select {
+		case <-reached:
+		case <-k.done:
+			t.Fatalf("the pull was over after fewer than %d bytes:\n%s", after, k.stderr.String())
+		case <-time.After(startPatience):
+			t.Fatalf("%d bytes never came", after)
+		}
+		k.kill()
+		if r := c.CLI("verify", "--data-dir", n.DataDir); r.Code == 0 {
+			t.Errorf("a pull that was killed left a node: %s", r)
+		}
+	}
+	if r := pull().wait(startPatience); r.Code != 0 || r.Str("delta") != "ranges" {
+		t.Fatalf("pull: %s", r)
+	}
+	n.Spawn("--join", source.Client)
+	n.WaitReady(startPatience)
+	c.AwaitRole("voter", n)
+	c.AwaitEqual(source, n)
+	l.checkOn(n)
+	line.Rate(shape.Down, 600<<10)
+	_, slow := c.pullDelta("slow", line.URL(), base.DataDir, "auto")
+	line.Rate(shape.Down, 0)
+	if slow.Str("delta") != "ranges" || !strings.Contains(slow.Stderr, "delta by ranges") {
+		t.Errorf("on a slow line: %s\n%s", slow, slow.Stderr)
+	}
+	_, fast := c.pullDelta("fast", line.URL(), base.DataDir, "auto")
+	if fast.Str("delta") != "files" || !strings.Contains(fast.Stderr, "delta by files") {
+		t.Errorf("on a fast line: %s\n%s", fast, fast.Stderr)
+	}
+}
