@@ -57,6 +57,7 @@ func Dir(ctx context.Context, fs vfs.FS, dataDir string, o Options) (report *Rep
 		{"state", v.openState},
 		{"applied", v.applied},
 		{"members", v.members},
+		{"leases", v.leases},
 		{"block_checksums", v.blockChecksums},
 		{"levels", v.levels},
 		{"digest", v.digest},

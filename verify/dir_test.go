@@ -9,15 +9,17 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/store"
 	"github.com/chainfire/cfseed/raftlog"
 )
 
-var checkNames = []string{"identity", "seed_manifest", "raft_log", "state", "applied", "members", "block_checksums", "levels", "digest"}
+var checkNames = []string{"identity", "seed_manifest", "raft_log", "state", "applied", "members", "leases", "block_checksums", "levels", "digest"}
 
 func (r *Report) check(name string) Check {
 	for _, c := range r.Checks {
@@ -203,6 +205,17 @@ func TestDamage(t *testing.T) {
 				f.inBatch(func(b *store.Batch) error { return b.Set(store.Members, []byte{1}, []byte{0xff}) })
 			}, path: func(f *fixture) string { return f.dir.State(1) }},
 
+		{name: "key of a lease that is gone", check: "leases", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) { f.leased(false, "key0001") }, path: func(f *fixture) string { return f.dir.State(1) }},
+		{name: "leased key that is gone", check: "leases", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) { f.leased(true, "absent") }, path: func(f *fixture) string { return f.dir.State(1) }},
+		{name: "leased key that names no lease", check: "leases", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) { f.leased(true, "key0001") }, path: func(f *fixture) string { return f.dir.State(1) }},
+		{name: "unreadable lease", check: "leases", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) {
+				f.inBatch(func(b *store.Batch) error { return b.Set(store.Lease, []byte{1}, nil) })
+			}, path: func(f *fixture) string { return f.dir.State(1) }},
+
 		{name: "state table flipped", check: "block_checksums",
 			plant: func(f *fixture) { f.flip(f.lastTable(f.dir.State(1)), middle) }, path: func(*fixture) string { return ".sst" }},
 		{name: "tables of two levels exchanged", check: "levels",
@@ -319,6 +332,19 @@ func flipDigest(db *pebble.DB) error {
 	head := append([]byte(nil), value...)
 	head[16]++
 	return errors.Join(closer.Close(), db.Set(key, head, pebble.Sync))
+}
+
+// leased attaches a key to lease 7, which it grants on demand, behind the back of
+// the key.
+func (f *fixture) leased(grant bool, key string) {
+	f.inBatch(func(b *store.Batch) error {
+		if grant {
+			if _, _, err := lease.Grant(b, &etcdserverpb.LeaseGrantRequest{ID: 7, TTL: 60}); err != nil {
+				return err
+			}
+		}
+		return lease.Attach(b, 7, []byte(key))
+	})
 }
 
 // inBatch changes the state above the digest, as the entry after the last one

@@ -18,6 +18,8 @@
 //	                 with the same term; commit below it is repaired at start
 //	members          the member table is the configuration; this directory is    yes
 //	                 the one its member is bound to
+//	leases           each key attached to one of etcd's leases is there, names   yes
+//	                 that lease, and the lease exists
 //	block_checksums  every block of every table of both stores                   no
 //	levels           the order of keys and versions within and between the       no
 //	                 levels of both stores

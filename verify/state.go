@@ -10,6 +10,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state/member"
+	"github.com/chainfire/cfseed/internal/state/mvcc"
 	"github.com/chainfire/cfseed/internal/state/store"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
@@ -94,6 +95,21 @@ func (v *verifier) members(context.Context) (string, error) {
 		detail += "; " + own
 	}
 	return detail, err
+}
+
+// leases compares etcd's leases with the keys attached to them.
+func (v *verifier) leases(context.Context) (string, error) {
+	if v.view == nil {
+		return "", errSkip("the state could not be read")
+	}
+	diff, leases, keys, err := mvcc.LeaseDifferences(v.view)
+	if err != nil {
+		return "", v.storeDamage(err)
+	}
+	for _, d := range diff {
+		v.find(fault.Corrupt, v.stateDir, "%s", d)
+	}
+	return fmt.Sprintf("%d leases, %d keys attached", leases, keys), nil
 }
 
 // ownRecord says what the table knows of this directory's member.

@@ -12,6 +12,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/internal/state/mvcc"
 )
 
 // leaseModel is a second, dumb implementation: whose each key is, and nothing
@@ -49,6 +50,15 @@ func (m *leaseModel) revoke(id int64) error {
 	delete(m.left, id)
 	maps.DeleteFunc(m.owner, func(_ string, owner int64) bool { return owner == id })
 	return nil
+}
+
+func (m *leaseModel) attached() (n int) {
+	for _, owner := range m.owner {
+		if owner != 0 {
+			n++
+		}
+	}
+	return n
 }
 
 func (m *leaseModel) text() string {
@@ -201,6 +211,11 @@ func TestLeasesAgainstModel(t *testing.T) {
 			"": func(t *rapid.T) {
 				if d := g.scanDigest(); d != g.fixture.m.Digest() {
 					t.Fatalf("digest %x, scan %x", g.fixture.m.Digest(), d)
+				}
+				v := g.s.View()
+				diff, leases, keys, err := mvcc.LeaseDifferences(v)
+				if cerr := v.Close(); err != nil || cerr != nil || len(diff) > 0 || leases != len(g.m.granted) || keys != g.m.attached() {
+					t.Fatalf("%q, %d leases, %d keys attached: %v, %v", diff, leases, keys, err, cerr)
 				}
 			},
 		})

@@ -53,15 +53,25 @@ func All(r Reader) ([]Lease, error) {
 // Keys gives the keys attached to a lease, in order.
 func Keys(r Reader, id int64) ([][]byte, error) {
 	var out [][]byte
-	err := r.Scan(store.LeaseKeys, idKey(id), func(row, value []byte) error {
-		_, key, err := decodeAttachment(row, value)
-		if err != nil {
-			return damaged(store.LeaseKeys, row, err)
-		}
+	err := attachments(r, idKey(id), func(_ int64, key []byte) error {
 		out = append(out, bytes.Clone(key))
 		return nil
 	})
 	return out, err
+}
+
+// Attachments gives every key that is attached to a lease, by lease and in
+// order; key is valid during the call.
+func Attachments(r Reader, fn func(id int64, key []byte) error) error { return attachments(r, nil, fn) }
+
+func attachments(r Reader, prefix []byte, fn func(id int64, key []byte) error) error {
+	return r.Scan(store.LeaseKeys, prefix, func(row, value []byte) error {
+		id, key, err := decodeAttachment(row, value)
+		if err != nil {
+			return damaged(store.LeaseKeys, row, err)
+		}
+		return fn(id, key)
+	})
 }
 
 // Attach notes that a key now belongs to a lease, which must exist.
