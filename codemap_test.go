@@ -23,6 +23,7 @@ var codeMap = map[string]int{
 	"node/e2e":        5,
 	"node/etcdapi":    5,
 	"node/join":       5,
+	"node/lessor":     5,
 	"node/peer":       5,
 	"node/policy":     5,
 	"node/raftloop":   5,
@@ -83,7 +84,8 @@ var siblings = []sibling{
 
 	{"node", "node/...", "node is the assembly; it alone knows all of its parts"},
 	{"node/e2e", "node/...", "whole-process tests"},
-	{"node/sim", "node/{replica,raftloop,policy}", "the simulator drives the single-threaded heart on virtual time"},
+	{"node/lessor", "node/{replica,raftloop,policy}", "the timers of leases follow the leadership and propose"},
+	{"node/sim", "node/{replica,raftloop,policy,lessor}", "the simulator drives the single-threaded heart on virtual time"},
 	{"node/clusterapi", "node/policy", "what makes a ticket good is a pure function, which the simulator calls as well"},
 	{"node/replica", "node/raftloop", "the replica turns the loop's steps into jobs"},
 

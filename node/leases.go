@@ -14,6 +14,8 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/internal/state/lease"
+	"github.com/chainfire/cfseed/node/lessor"
 	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/node/replica"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
@@ -26,8 +28,27 @@ import (
 type leases struct {
 	chainfirev1.UnimplementedLeasesServer
 	b      *backend
-	lessor *lessor
+	lessor *lessor.Lessor
 	leader *leaderWatch
+}
+
+// newLessor keeps the time of leases on the Ready loop and reads them on the
+// apply worker, in the queue before what is handed out afterwards; the loop
+// hears of both in that order.
+func newLessor(m *member) *lessor.Lessor {
+	began := time.Now()
+	return lessor.New(lessor.Config{Options: m.n.cfg.lessor, Extend: m.n.cfg.Election,
+		Now: func() time.Duration { return time.Since(began) },
+		Read: func(then func([]lease.Lease)) {
+			m.core.applies.push(applyWork{run: func() error {
+				all, err := m.state.machine().Leases()
+				if err != nil {
+					return err
+				}
+				m.core.post(func(*replica.Replica) error { then(all); return nil })
+				return nil
+			}})
+		}})
 }
 
 // leaderPause is how long a call waits for another leader before it asks again.
@@ -99,11 +120,11 @@ func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveReques
 		return nil, err
 	}
 	for {
-		var out renewal
-		if err := s.onLoop(ctx, func(r *replica.Replica) (err error) { out, err = s.lessor.renew(r, req.GetId()); return err }); err != nil {
+		var out lessor.Renewal
+		if err := s.onLoop(ctx, func(r *replica.Replica) (err error) { out, err = s.lessor.Renew(r, req.GetId()); return err }); err != nil {
 			return nil, err
 		}
-		switch out.verdict {
+		switch out.Verdict {
 		case policy.Checkpointed:
 			if _, err := s.b.core.Propose(ctx, envelope.LeaseCheckpoint, &pb.LeaseCheckpointRequest{
 				Checkpoints: []*pb.LeaseCheckpoint{{ID: req.GetId()}}}); err != nil {
@@ -111,12 +132,12 @@ func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveReques
 			}
 		case policy.RanOut:
 			select {
-			case <-out.ended:
+			case <-out.Ended:
 			case <-ctx.Done():
 				return nil, fault.New(fault.Timeout, "renew lease", ctx.Err()).WithHint("the lease has run out and is about to be revoked")
 			}
 		default:
-			return &chainfirev1.KeepAliveResponse{Ttl: out.ttl}, nil
+			return &chainfirev1.KeepAliveResponse{Ttl: out.TTL}, nil
 		}
 	}
 }
@@ -128,7 +149,7 @@ func (s *leases) TimeToLive(ctx context.Context, req *chainfirev1.TimeToLiveRequ
 	}
 	out := &chainfirev1.TimeToLiveResponse{}
 	if err := s.onLoop(ctx, func(r *replica.Replica) error {
-		left, granted, err := s.lessor.left(r, req.GetId())
+		left, granted, err := s.lessor.Left(r, req.GetId())
 		out.Ttl, out.GrantedTtl = int64(left/time.Second), granted
 		return err
 	}); err != nil || out.GetGrantedTtl() == 0 || !req.GetKeys() {
@@ -143,7 +164,7 @@ func (s *leases) TimeToLive(ctx context.Context, req *chainfirev1.TimeToLiveRequ
 func (s *leases) confirm(ctx context.Context) error {
 	if err := s.onLoop(ctx, func(r *replica.Replica) error {
 		if _, leading := r.Leads(); !leading {
-			return errNotLeading()
+			return lessor.ErrNotLeading()
 		}
 		return nil
 	}); err != nil {

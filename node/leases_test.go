@@ -7,13 +7,11 @@ import (
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.etcd.io/raft/v3"
 
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/node/policy"
-	"github.com/chainfire/cfseed/node/raftloop"
 )
 
 // parted gives a leader and the others of a cluster, with a client of each.
@@ -158,55 +156,6 @@ func TestNoQuorumNoRenewal(t *testing.T) {
 	<-ctx.Done()
 	if leader.leaseHere(given.ID).TTL != ttl {
 		t.Error("the lease has ended without a quorum")
-	}
-}
-
-// TestLessorFollowsTheLeadership: timers are those of the term in which this
-// member leads, read once for it, and whoever waits for the end of a lease hears
-// when that is here, or somebody else's to tell.
-func TestLessorFollowsTheLeadership(t *testing.T) {
-	var reads []func([]lease.Lease)
-	l := &lessor{timers: policy.NewLessor(policy.LessorOptions{}), began: time.Now(), extend: time.Second,
-		waiting: map[int64][]chan struct{}{}, read: func(then func([]lease.Lease)) { reads = append(reads, then) }}
-	leads := func(term uint64) raftloop.Role { return raftloop.Role{State: raft.StateLeader, Term: term} }
-	all := []lease.Lease{{ID: 1, TTL: 60}, {ID: 2, TTL: 60}}
-	l.role(leads(2))
-	l.role(leads(2))
-	if len(reads) != 1 || l.timers.Leading() {
-		t.Fatalf("%d reads, leading %t", len(reads), l.timers.Leading())
-	}
-	l.role(raftloop.Role{State: raft.StateFollower, Term: 3})
-	l.role(leads(4))
-	reads[0](all) // of the term before
-	if l.timers.Leading() {
-		t.Fatal("the leases of another term were taken")
-	}
-	reads[1](all)
-	if !l.timers.Leading() {
-		t.Fatal("it does not lead")
-	}
-	first, second, other := l.endOf(1), l.endOf(1), l.endOf(2)
-	l.applied([]state.Result{{Leases: []lease.Change{{Lease: lease.Lease{ID: 1}, Gone: true}}}})
-	for _, ended := range []<-chan struct{}{first, second} {
-		select {
-		case <-ended:
-		default:
-			t.Error("a revocation was not told")
-		}
-	}
-	select {
-	case <-other:
-		t.Error("another lease was taken for it")
-	default:
-	}
-	l.role(raftloop.Role{State: raft.StateFollower, Term: 5})
-	select {
-	case <-other:
-	default:
-		t.Error("the end of the leadership was not told")
-	}
-	if l.timers.Leading() || len(l.waiting) != 0 {
-		t.Error("something is left of the leadership")
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/store"
+	"github.com/chainfire/cfseed/node/lessor"
 	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
@@ -35,7 +36,7 @@ type member struct {
 	transport  *peer.Transport
 	membership *membership
 	driver     *driver
-	lessor     *lessor
+	lessor     *lessor.Lessor
 	seeds      *seeds
 	pace       *transfer.Pace // seeds give way to writes
 	backend    *backend
@@ -161,7 +162,7 @@ func (m *member) assemble() (err error) {
 	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
 	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, loops: n.cfg.loops, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
-		onRole: n.metrics.role(func(r raftloop.Role) { m.lessor.role(r); m.leader.set(r) })}
+		onRole: n.metrics.role(func(r raftloop.Role) { m.lessor.Role(r); m.leader.set(r) })}
 	m.core.applied = func(results []state.Result) {
 		n.metrics.results(results)
 		m.membership.applied(results)
@@ -189,8 +190,8 @@ func (m *member) assemble() (err error) {
 	m.core.send = m.transport.Send
 	m.driver = newDriver(m)
 	m.lessor = newLessor(m)
-	m.core.onTick = func(r *replica.Replica) error { return errors.Join(m.driver.tick(r), m.lessor.tick(r)) }
-	m.core.onResults = m.lessor.applied
+	m.core.onTick = func(r *replica.Replica) error { return errors.Join(m.driver.tick(r), m.lessor.Tick(r)) }
+	m.core.onResults = m.lessor.Applied
 	conns := &conns{dial: n.dial}
 	last, err := m.log.LastIndex()
 	if err != nil {

@@ -20,6 +20,7 @@ func (c *Cluster) Check() []string {
 	c.checkHistory(add)
 	c.checkAcknowledged(add)
 	c.checkStates(add)
+	c.checkLeases(add)
 	for _, j := range c.joins {
 		if !j.Ended {
 			add("join of %s hangs in phase %q", j.Node, j.Phase)

@@ -56,6 +56,7 @@ type Cluster struct {
 	entries map[uint64]string // index -> the entry applied there
 	ops     []*Op
 	joins   []*Join
+	leases  leaseHistory
 	snaps   map[string]int // MsgSnap sent, by target
 	probe   func(*Node, *raftpb.Message) bool
 }
@@ -75,7 +76,7 @@ func New(cfg Config) *Cluster {
 	return &Cluster{
 		cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 1)), cache: pebble.NewCache(8 << 20),
 		nodes: make(map[string]*Node), byID: make(map[uint64]*Node),
-		leaders: make(map[uint64]uint64), entries: make(map[uint64]string), snaps: make(map[string]int),
+		leaders: make(map[uint64]uint64), entries: make(map[uint64]string), leases: leaseHistory{ended: make(map[int64]int64)}, snaps: make(map[string]int),
 	}
 }
 

@@ -15,7 +15,7 @@
 //
 // What stands in for the rest of a node is kept small: Join for the phases of a
 // join, the transfer of a Raft snapshot along the seeding path, the carrying out
-// of what policy decides, and clients that put and get. Check looks for broken
+// of what policy decides, and clients that put, get and keep leases. Check looks for broken
 // promises afterwards; some (two leaders in a term, two entries at one index) are
 // noticed when they happen.
 //

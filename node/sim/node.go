@@ -15,6 +15,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/store"
+	"github.com/chainfire/cfseed/node/lessor"
 	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
@@ -41,11 +42,12 @@ type Node struct {
 	machine *state.Machine
 	rep     *replica.Replica
 	pol     *policy.Policy
+	lessor  *lessor.Lessor
 	began   int64
 
 	appends   []*replica.AppendJob
 	appending bool
-	applies   []*replica.ApplyJob
+	applies   []applyWork
 	applying  bool
 	stalled   bool // jobs are kept and not done
 
@@ -125,7 +127,7 @@ func (n *Node) open() (err error) {
 	if err != nil {
 		return err
 	}
-	n.pol = policy.New(n.c.cfg.Policy)
+	n.pol, n.lessor = policy.New(n.c.cfg.Policy), n.newLessor()
 	n.began = n.c.now
 	n.fatal, n.up = nil, true
 	n.epoch++
@@ -286,7 +288,7 @@ func (n *Node) tick() error {
 	if err := n.rep.Tick(); err != nil {
 		return err
 	}
-	return n.drive()
+	return errors.Join(n.drive(), n.lessor.Tick(n.rep))
 }
 
 // pump takes the replica's work until there is none.
@@ -302,12 +304,15 @@ func (n *Node) pump() {
 		}
 		if w.Role != nil {
 			n.c.sawRole(n, *w.Role)
+			n.lessor.Role(*w.Role)
 		}
 		for _, m := range w.Send {
 			n.c.send(n, m)
 		}
 		n.appends = append(n.appends, w.Appends...)
-		n.applies = append(n.applies, w.Applies...)
+		for _, j := range w.Applies {
+			n.applies = append(n.applies, applyWork{job: j})
+		}
 	}
 	n.schedule()
 }
