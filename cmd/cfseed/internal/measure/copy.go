@@ -95,28 +95,6 @@ func SyncTree(dir string) error {
 	return nil
 }
 
-// LinkTree makes a tree with the same files, by hard links: what is removed from
-// the one stays in the other.
-func LinkTree(from, to string) error {
-	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(from, path)
-		if err != nil {
-			return err
-		}
-		if d.IsDir() {
-			return os.MkdirAll(filepath.Join(to, rel), 0o750)
-		}
-		return os.Link(path, filepath.Join(to, rel))
-	})
-	if err != nil {
-		return fault.New(fault.Internal, "link", err).At(from)
-	}
-	return nil
-}
-
 func syncOne(path string) error {
 	d, err := os.Open(path)
 	if err != nil {

@@ -64,27 +64,21 @@ func manyOnce(ctx context.Context, cfg Config, r *rig.Rig, s *Many) error {
 	if err := noCheckpoint(ctx, r.Leader.DataDir); err != nil {
 		return err
 	}
-	source, err := measure.Watch(r.Leader.PID())
+	var err error
+	s.Control, err = during(r.Leader.PID(), func() (err error) {
+		s.PutQuiet, err = r.Quiet(ctx, cfg.Quiet)
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	if s.PutQuiet, err = r.Quiet(ctx, cfg.Quiet); err != nil {
-		return err
-	}
-	if s.Control, err = source.Usage(); err != nil {
-		return err
-	}
-	if source, err = measure.Watch(r.Leader.PID()); err != nil {
-		return err
-	}
 	s.PutSeed, err = r.During(ctx, func() (err error) {
-		began := time.Now()
-		s.Pulls, s.Checkpoints, err = pullTogether(ctx, cfg.Binary, r, s.Targets)
-		s.Wall = time.Since(began).Seconds()
-		if err != nil {
+		s.Source, err = during(r.Leader.PID(), func() (err error) {
+			began := time.Now()
+			s.Pulls, s.Checkpoints, err = pullTogether(ctx, cfg.Binary, r, s.Targets)
+			s.Wall = time.Since(began).Seconds()
 			return err
-		}
-		s.Source, err = source.Usage()
+		})
 		return err
 	})
 	if err != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -35,7 +34,7 @@ type Throughput struct {
 	Pull    Pulled             `json:"pull"`
 	Source  measure.Usage      `json:"source"`
 	Ahead   float64            `json:"ahead_cpu_seconds"` // of the source, from its start to the pull
-	Control measure.Usage      `json:"control"`           // the same node started anew, without a seed, for as long
+	Control measure.Usage      `json:"control"`           // the same node before, without a seed, for as long as the pull before took
 	Sides   map[string]float64 `json:"sides_seconds"`
 
 	OtherCores  float64 `json:"other_cores"` // busy besides, during the pull
@@ -83,7 +82,8 @@ type comparison struct {
 	cfg     Config
 	rig     *rig.Rig
 	loaded  template
-	files   string // the files of a checkpoint, which every side moves
+	files   string        // the files of a checkpoint, which every side moves
+	took    time.Duration // of the last pull
 	samples []Throughput
 }
 
@@ -120,59 +120,48 @@ func (c *comparison) run(ctx context.Context, number int) (Throughput, error) {
 }
 
 // pull starts the source anew, lets it do what it does by itself for seeds to
-// come, pulls, and then does the same without the pull.
+// come, watches it alone for as long as the pull before took, and pulls.
 func (c *comparison) pull(ctx context.Context, s *Throughput) error {
-	if err := c.rested(ctx); err != nil {
+	if err := errors.Join(c.rig.Anew(ctx), c.rig.Rest(ctx)); err != nil {
 		return err
 	}
+	dir, pid := filepath.Join(c.rig.Dir, "target"), c.rig.Leader.PID()
 	var err error
-	if s.Ahead, err = measure.CPUSeconds(c.rig.Leader.PID()); err != nil {
+	if s.Ahead, err = measure.CPUSeconds(pid); err != nil {
 		return err
 	}
-	dir := filepath.Join(c.rig.Dir, "target")
-	source, err := measure.Watch(c.rig.Leader.PID())
+	s.Control, err = during(pid, func() error { return workload.Pause(ctx, max(c.took, time.Second)) })
 	if err != nil {
 		return err
 	}
-	others, err := c.rig.Others(func() (used float64, err error) {
-		s.Pull, err = pull(ctx, c.cfg.Binary, c.rig.Leader.Client(), dir)
-		return s.Pull.Target.CPUSeconds, err
+	s.Source, err = during(pid, func() (err error) {
+		s.OtherCores, err = c.rig.Others(func() (used float64, err error) {
+			s.Pull, err = pull(ctx, c.cfg.Binary, c.rig.Leader.Client(), dir)
+			return s.Pull.Target.CPUSeconds, err
+		})
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	s.OtherCores = others
-	if s.Source, err = source.Usage(); err != nil {
-		return err
-	}
-	if err := c.keepFiles(); err != nil {
-		return err
-	}
-	if err := forget(ctx, c.rig, s.Pull, dir); err != nil {
-		return err
-	}
-	if err := c.rested(ctx); err != nil {
-		return err
-	}
-	control, err := measure.Watch(c.rig.Leader.PID())
+	c.took = time.Duration(s.Pull.Seconds * float64(time.Second))
+	return errors.Join(c.keepFiles(), forget(ctx, c.rig, s.Pull, dir))
+}
+
+// during is what a process used while fn ran.
+func during(pid int, fn func() error) (measure.Usage, error) {
+	meter, err := measure.Watch(pid)
 	if err != nil {
-		return err
+		return measure.Usage{}, err
 	}
-	if err := workload.Pause(ctx, time.Duration(s.Pull.Seconds*float64(time.Second))); err != nil {
-		return err
+	if err := fn(); err != nil {
+		return measure.Usage{}, err
 	}
-	s.Control, err = control.Usage()
-	return err
+	return meter.Usage()
 }
 
-func (c *comparison) rested(ctx context.Context) error {
-	if err := c.rig.Anew(ctx); err != nil {
-		return err
-	}
-	return c.rig.Rest(ctx)
-}
-
-// keepFiles links the checkpoint that a pull left, the first time.
+// keepFiles copies the checkpoint that a pull left, the first time: the source
+// removes its own when the lease has ended.
 func (c *comparison) keepFiles() error {
 	if c.files != "" {
 		return nil
@@ -185,7 +174,8 @@ func (c *comparison) keepFiles() error {
 		return fault.Newf(fault.Internal, "bench", "the source has %d checkpoints after one pull, want 1", len(left))
 	}
 	c.files = filepath.Join(c.rig.Dir, "files")
-	return errors.Join(measure.LinkTree(left[0], c.files), os.MkdirAll(c.files, 0o750))
+	_, err = measure.CopyTree(left[0], c.files)
+	return err
 }
 
 // perGiB is seconds for each GiB on the wire.
