@@ -96,6 +96,7 @@ const (
 	sampleBytes  = 4 << 20 // altogether, about
 	sampleSpans  = 256     // at most
 	sampleStarts = 32      // at most
+	sampleKey    = 1 << 10 // bytes of a key to begin after
 )
 
 // DeltaSample is what a look at some of the records found.
@@ -117,6 +118,7 @@ func (d *Delta) Sample(ctx context.Context, src SpanSource) (DeltaSample, error)
 	}
 	found := DeltaSample{Base: extent.Bytes, BaseFiles: extent.DiskBytes}
 	starts := [][]byte{nil}
+	extent.Firsts = slices.DeleteFunc(extent.Firsts, func(key []byte) bool { return len(key) > sampleKey })
 	for i := range min(len(extent.Firsts), sampleStarts-1) {
 		starts = append(starts, extent.Firsts[i*len(extent.Firsts)/min(len(extent.Firsts), sampleStarts-1)])
 	}
@@ -182,7 +184,7 @@ func (d *Delta) Build(ctx context.Context, src SpanSource, m *manifest.Manifest)
 		return nil, fault.Newf(fault.Refused, "build state", "the base is of cluster %s, the seed of cluster %s",
 			ident.FormatID(d.cluster.ID), ident.FormatID(m.Cluster.ID))
 	}
-	differ, err := d.list(ctx, src)
+	differ, err := d.list(ctx, src, m.TotalBytes()+listRoom)
 	if err != nil {
 		return nil, err
 	}
@@ -233,8 +235,13 @@ func (s *spanSet) add(in bool) {
 
 func (s *spanSet) has(i uint64) bool { return s.bits[i/64]&(1<<(i%64)) != 0 }
 
-// list keeps the source's list of spans and says which of them differ here.
-func (d *Delta) list(ctx context.Context, src SpanSource) (differ spanSet, err error) {
+// listRoom is by how many bytes a list may exceed the files of its seed. It takes
+// 40 bytes for 64 records, so one that does is none.
+const listRoom = 4 << 20
+
+// list keeps the source's list of spans, of limit bytes at most, and says which
+// of them differ here.
+func (d *Delta) list(ctx context.Context, src SpanSource, limit uint64) (differ spanSet, err error) {
 	path := d.fs.PathJoin(d.dir, deltaSpans)
 	f, err := d.fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
@@ -244,11 +251,15 @@ func (d *Delta) list(ctx context.Context, src SpanSource) (differ spanSet, err e
 	open, compare := false, store.Comparer().Compare
 	err = withWalk(rawReader{d.raw}, func(w *span.Walk, _ span.Iterator) error {
 		var before, encoded []byte
+		var bytes uint64
 		return src.List(ctx, nil, 0, func(s span.Span) error {
 			if open || len(s.End) > 0 && len(before) > 0 && compare(s.End, before) <= 0 {
 				return fault.Newf(fault.Corrupt, "compare records", "the spans are not in order")
 			}
 			encoded = s.Append(encoded[:0], before)
+			if bytes += uint64(len(encoded)); bytes > limit {
+				return fault.Newf(fault.Corrupt, "compare records", "a list of more than %d bytes", limit)
+			}
 			if _, err := out.Write(encoded); err != nil {
 				return failure("keep spans", path, err)
 			}

@@ -369,6 +369,49 @@ func TestDeltaRefusals(t *testing.T) {
 	}
 }
 
+// endless is a source whose list does not end, or goes back.
+type endless struct {
+	SpanSource
+	back bool
+}
+
+func (e endless) List(_ context.Context, _ [][]byte, _ int, fn func(span.Span) error) error {
+	for i := uint64(1); ; i++ {
+		key := fmt.Appendf(nil, "%020d", i)
+		if e.back && i == 100 {
+			key = []byte("0")
+		}
+		if err := fn(span.Span{End: key, Count: 1}); err != nil {
+			return err
+		}
+	}
+}
+
+// A list that no seed has is not kept, nor one that is cut short.
+func TestDeltaRefusesLists(t *testing.T) {
+	fs := vfs.NewMem()
+	seed := diverged(t, fs)
+	delta, err := OpenDelta(t.Context(), datadir.At(fs, "node"), "base", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, src := range map[string]SpanSource{
+		"endless": endless{}, "out of order": endless{back: true}, "empty": nothing{},
+	} {
+		if _, err := delta.Build(t.Context(), src, seed.Manifest()); !fault.Is(err, fault.Corrupt) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := delta.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// nothing is a source without a word.
+type nothing struct{ SpanSource }
+
+func (nothing) List(context.Context, [][]byte, int, func(span.Span) error) error { return nil }
+
 // TestDeltaSample: what a look finds is about what there is.
 func TestDeltaSample(t *testing.T) {
 	fs := vfs.NewMem()

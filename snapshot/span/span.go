@@ -17,11 +17,13 @@ const (
 	// MaxRecord bounds the bytes of one key and its value together. A state with
 	// a larger one can not be compared by spans.
 	MaxRecord = 16 << 20
+	// MaxKey bounds a key, in the same way: some stand in every request.
+	MaxKey = 64 << 10
 	// MaxHashes bounds the hashes of one span in a request. Of a span in which the
 	// target has more records it sends none, and gets all of the source's.
 	MaxHashes = 4096
 	// MaxRequest bounds the bytes of a request.
-	MaxRequest = 2 << 20
+	MaxRequest = 1 << 20
 )
 
 // Iterator gives records in key order. It is for one goroutine. What Key and
@@ -127,6 +129,9 @@ func (w *Walk) take(s *Span, fn func(Record) error) error {
 	}
 	if len(key)+len(value) > MaxRecord {
 		return fault.Newf(fault.Refused, "read records", "a record of %d bytes, at most %d", len(key)+len(value), MaxRecord)
+	}
+	if len(key) > MaxKey {
+		return fault.Newf(fault.Refused, "read records", "a key of %d bytes, at most %d", len(key), MaxKey)
 	}
 	w.framed = frame(w.framed[:0], key, value)
 	_, _ = w.sum.Write(w.framed) // a hash takes everything
@@ -276,7 +281,7 @@ func (c *cursor) bytes(n uint64) []byte {
 // key reads a key that follows before. What it gives is a copy.
 func (c *cursor) key(before []byte) []byte {
 	shared, n := c.uvarint(), c.uvarint()
-	if c.err == nil && (shared > uint64(len(before)) || shared+n > MaxRecord) {
+	if c.err == nil && (shared > uint64(len(before)) || n > MaxKey || shared+n > MaxKey) {
 		c.fail(corrupt("a key of %d and %d bytes after one of %d", shared, n, len(before)))
 	}
 	rest := c.bytes(n)

@@ -261,6 +261,10 @@ func TestRefused(t *testing.T) {
 	if _, err := NewWalk(&rows{t: huge}).Cut(); !fault.Is(err, fault.Refused) {
 		t.Errorf("a record of %d bytes: %v", MaxRecord+1, err)
 	}
+	long := table{{Key: make([]byte, MaxKey+1)}}
+	if _, err := NewWalk(&rows{t: long}).Cut(); !fault.Is(err, fault.Refused) {
+		t.Errorf("a key of %d bytes: %v", MaxKey+1, err)
+	}
 	failed := errors.New("the disk")
 	if _, err := NewWalk(&rows{t: src[:3], broken: failed}).Cut(); !errors.Is(err, failed) {
 		t.Errorf("an iterator that failed: %v", err)

@@ -1760,7 +1760,7 @@ type DiffSpansRequest struct {
 	ManifestRoot  []byte                 `protobuf:"bytes,2,opt,name=manifest_root,json=manifestRoot,proto3" json:"manifest_root,omitempty"`
 	Compression   string                 `protobuf:"bytes,3,opt,name=compression,proto3" json:"compression,omitempty"`
 	RateLimit     uint64                 `protobuf:"varint,4,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
-	Request       []byte                 `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"` // as in package snapshot/span; at most 2 MiB
+	Request       []byte                 `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"` // as in package snapshot/span; at most 1 MiB
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
