@@ -91,7 +91,7 @@ func (l *Lessor) wake(id int64) {
 // Tick proposes what is due. The entries carry this member's term: if another
 // one leads already they are never committed.
 func (l *Lessor) Tick(r *replica.Replica) error {
-	if !l.timers.Leading() || !inContact(r.Status()) {
+	if l.timers.Len() == 0 || !inContact(r.Status()) {
 		return nil
 	}
 	w := l.timers.Tick(l.cfg.Now())

@@ -97,6 +97,9 @@ func (l *Lessor) Demote() { *l = Lessor{o: l.o} }
 // Leading reports whether it keeps time.
 func (l *Lessor) Leading() bool { return l.leading }
 
+// Len is the number of leases it keeps the time of.
+func (l *Lessor) Len() int { return len(l.leases) }
+
 // Apply takes what an entry did to a lease.
 func (l *Lessor) Apply(now time.Duration, c lease.Change) {
 	if !l.leading {
