@@ -142,8 +142,10 @@ func (p *Proxy) pump(l *line, w Way) {
 func (p *Proxy) take(l *line, w Way, from *net.TCPConn, queue chan<- piece) {
 	flight := flight{cwnd: firstWindow}
 	stalled, toStall := time.Time{}, int64(-1)
+	waiting := false // bytes are there, and wait for the link alone
 	for {
 		s := p.shape(w)
+		free := time.Now() // for the next bytes
 		room := PieceBytes
 		if s.Window > 0 {
 			var err error
@@ -161,7 +163,7 @@ func (p *Proxy) take(l *line, w Way, from *net.TCPConn, queue chan<- piece) {
 			buf = nil
 		}
 		now := time.Now()
-		leaves := p.book(now, w, n)
+		leaves := p.book(now, w, n, waiting && now.Sub(free) < time.Millisecond)
 		due := leaves.Add(s.Delay)
 		if w == Down && due.Before(l.accepted.Add(s.Delay)) {
 			due = l.accepted.Add(s.Delay)
@@ -180,6 +182,7 @@ func (p *Proxy) take(l *line, w Way, from *net.TCPConn, queue chan<- piece) {
 		if s.Window > 0 {
 			flight.sent(n, due.Add(p.shape(1-w).Delay))
 		}
+		waiting = len(queue) < cap(queue)
 		select {
 		case queue <- piece{buf[:n:n], due}:
 		case <-l.ctx.Done():

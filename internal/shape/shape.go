@@ -52,8 +52,10 @@ const (
 	// QueueBytes bounds what is on its way on one connection, one way: 1 Gbit/s
 	// at 250 ms.
 	QueueBytes = 1000 * PieceBytes
-	// bucket is how much unused time of a link may be made up for.
-	bucket = 10 * time.Millisecond
+	// bucket is how much unused time of a link may be made up for, and catchUp how
+	// much of what this process slept too long while bytes waited for the link.
+	bucket  = 10 * time.Millisecond
+	catchUp = 250 * time.Millisecond
 	// firstWindow is what TCP sends before anything was acknowledged.
 	firstWindow = 10 * 1460
 )
@@ -279,16 +281,20 @@ func (p *Proxy) shape(w Way) Shape {
 }
 
 // book gives n bytes to the link of a way and says when the last of them will
-// have left it.
-func (p *Proxy) book(now time.Time, w Way, n int) time.Time {
+// have left it. waited says that they have waited for nothing but the link.
+func (p *Proxy) book(now time.Time, w Way, n int, waited bool) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	rate := p.shapes[w].Rate
 	if rate <= 0 {
 		return now
 	}
-	if p.free[w].Before(now.Add(-bucket)) {
-		p.free[w] = now.Add(-bucket)
+	unused := bucket
+	if waited {
+		unused = catchUp
+	}
+	if p.free[w].Before(now.Add(-unused)) {
+		p.free[w] = now.Add(-unused)
 	}
 	p.free[w] = p.free[w].Add(time.Duration(float64(n) / float64(rate) * float64(time.Second)))
 	return p.free[w]
