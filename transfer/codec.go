@@ -349,10 +349,11 @@ func callOptions(c *Codec) []grpc.CallOption {
 
 // ServerOptions are the gRPC options for a server that carries the Seed or Await
 // service: the raw codec (which serves all other services as well), the message
-// bound, and buffers that fit chunks. The windows for what is pushed are left to
-// gRPC, which makes them as wide as the line is long, up to 16 MiB.
+// bound, and buffers and windows that fit chunks. The windows are fixed: gRPC's
+// own reckoning of them would ping at every request of every client.
 func ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.ForceServerCodecV2(NewCodec()), grpc.MaxRecvMsgSize(MaxMessage),
+		grpc.InitialWindowSize(streamWindow), grpc.InitialConnWindowSize(connWindow),
 		grpc.WriteBufferSize(connBuffer), grpc.ReadBufferSize(connBuffer)}
 }
 
@@ -368,8 +369,10 @@ func dialOptions(idle time.Duration) []grpc.DialOption {
 }
 
 const (
-	laneWindow = 2 * (mostShare + aheadMost) * chunkSize // gRPC opens a half of it again at the latest
-	connBuffer = 128 << 10
+	streamWindow = 4 << 20 // of what is pushed
+	connWindow   = 16 << 20
+	laneWindow   = 2 * (mostShare + aheadMost) * chunkSize // gRPC opens a half of it again at the latest
+	connBuffer   = 128 << 10
 )
 
 var (

@@ -60,7 +60,8 @@ func (r *round) closeLanes() {
 }
 
 // measure finds out how long a round trip is, by calls that cost the source
-// nothing: the least of a few, since one may wait for a busy machine.
+// nothing: the least of a few, since one may wait for a busy machine, until two
+// are about the same.
 func (r *round) measure(ctx context.Context) {
 	defer close(r.measured)
 	for range 3 {
@@ -68,10 +69,11 @@ func (r *round) measure(ctx context.Context) {
 		if !r.answers(ctx, r.client) {
 			return
 		}
-		if trip := time.Since(asked); r.trip == 0 || trip < r.trip {
+		trip, before := time.Since(asked), r.trip
+		if before == 0 || trip < before {
 			r.trip = trip
 		}
-		if r.trip < longTrip {
+		if r.trip < longTrip || before > 0 && trip >= before/2 && trip <= 2*before {
 			return
 		}
 	}
