@@ -456,3 +456,24 @@ func TestTargetIsAway(t *testing.T) {
 		t.Errorf("%d bytes, %v", len(got), err)
 	}
 }
+
+// TestBook: a link makes up for what its own process slept too long while bytes
+// waited, within bounds, and for next to nothing otherwise.
+func TestBook(t *testing.T) {
+	p := &Proxy{}
+	p.Rate(Down, 1000) // a byte each millisecond
+	now := time.Now()
+	at := func(after time.Duration, n int, waited bool, want time.Duration) {
+		t.Helper()
+		if got := p.book(now.Add(after), Down, n, waited).Sub(now); got != want {
+			t.Errorf("%d bytes at %s have left at %s, want %s", n, after, got, want)
+		}
+	}
+	at(0, 110, false, 100*time.Millisecond)
+	at(100*time.Millisecond, 100, true, 200*time.Millisecond)
+	at(260*time.Millisecond, 100, true, 300*time.Millisecond)        // 60 ms late: made up for
+	at(400*time.Millisecond, 100, false, 490*time.Millisecond)       // nothing was there
+	at(2*time.Second, 100, true, 2*time.Second-150*time.Millisecond) // too late
+	p.Rate(Down, 0)
+	at(3*time.Second, 1000, true, 3*time.Second)
+}
