@@ -273,8 +273,8 @@ func (l *lane) came(took time.Duration) {
 // Bounds of what a lane asks for, in chunks. What it has asked for and not
 // stored is what a target holds at most that is slower than its line.
 const (
-	mostShare = 8 // of a long line
-	aheadMost = 4
+	mostShare = 6 // of a long line
+	aheadMost = 3
 )
 
 // ahead is how many chunks of a share may be missing when the next one is asked

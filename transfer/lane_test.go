@@ -113,7 +113,7 @@ func TestAhead(t *testing.T) {
 		want         int
 	}{
 		{false, 100 * ms, ms, 0}, {true, 0, 0, 1}, {true, 50 * ms, 100 * ms, 1}, {true, 50 * ms, 33 * ms, 2},
-		{true, 100 * ms, 33 * ms, 4}, {true, 100 * ms, ms, aheadMost},
+		{true, 70 * ms, 33 * ms, 3}, {true, 100 * ms, ms, aheadMost},
 	} {
 		l := &lane{round: &round{long: tc.long}, answer: tc.answer, each: tc.each}
 		if got := l.ahead(); got != tc.want {
