@@ -204,6 +204,13 @@ func (m *Machine) Changes(ctx context.Context, from int64, prev bool, fn func(*m
 	return closing(mvcc.Changes(ctx, v, from, prev, fn), v)
 }
 
+// History reads writes as of one applied entry; see mvcc.ReadHistory.
+func (m *Machine) History(ctx context.Context, h mvcc.History) (mvcc.Bounds, error) {
+	v := m.store.View()
+	at, err := mvcc.ReadHistory(ctx, v, h)
+	return at, closing(err, v)
+}
+
 // closing closes v and prefers err, unchanged: callers compare it.
 func closing(err error, v *store.View) error {
 	if cerr := v.Close(); err == nil {

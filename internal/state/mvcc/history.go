@@ -16,33 +16,85 @@ type HistoryReader interface {
 	ScanFrom(t store.Table, lo []byte, fn func(key, value []byte) error) error
 }
 
-// Changes gives the writes with main revision at or after from in the order
-// they were made, for a watch that starts in the past: an event with its
-// previous version when prev is set and it is still known. fn may end it with
-// store.ErrStop. A from below the compact revision is ErrCompacted.
-func Changes(ctx context.Context, r HistoryReader, from int64, prev bool, fn func(*mvccpb.Event) error) error {
-	_, compacted, err := r.Revisions()
-	if err != nil {
-		return err
+// Want is what a reader of history wants of one write.
+type Want int
+
+// What can be wanted. Nothing costs least: the write is not read.
+const (
+	Nothing Want = iota
+	Event
+	EventAndPrev // with the version before it, where that is still known
+)
+
+// History says which writes to read, in the order they were made.
+type History struct {
+	// From is the first main revision.
+	From int64
+	// Kept reads also what is compacted, as long as nothing at or after From has
+	// been purged. Else a From below the compact revision is ErrCompacted.
+	Kept bool
+	// Want is asked for each write. It may end the reading with store.ErrStop, and
+	// must do so at the first write of a revision if revisions are to stay whole.
+	// key is valid during the call.
+	Want func(rev int64, key []byte) (Want, error)
+	// Take gets what was wanted and owns it. It may end the reading as Want may.
+	Take func(*mvccpb.Event) error
+}
+
+// Bounds are the revisions of the view that a history was read from. Compacted
+// is -1 when nothing was.
+type Bounds struct{ Current, Compacted int64 }
+
+// ReadHistory reads the revisions table from h.From on and, of what is wanted,
+// the versions. What is compacted gives ErrCompacted, with the bounds.
+func ReadHistory(ctx context.Context, r HistoryReader, h History) (at Bounds, err error) {
+	if at.Current, at.Compacted, err = r.Revisions(); err != nil {
+		return at, err
 	}
-	if from < compacted {
-		return rpctypes.ErrGRPCCompacted
+	below := h.From < at.Compacted
+	if below && !h.Kept {
+		return at, rpctypes.ErrGRPCCompacted
 	}
 	n := 0
-	return r.ScanFrom(store.Revisions, revisionKey(max(from, 0), 0), func(row, key []byte) error {
+	err = r.ScanFrom(store.Revisions, revisionKey(max(h.From, 0), 0), func(row, key []byte) error {
 		if n++; n%checkEvery == 0 && ctx.Err() != nil {
 			return ctx.Err()
 		}
-		main, _, err := decodeRevisionKey(row)
+		main, sub, err := decodeRevisionKey(row)
 		if err != nil {
 			return err
 		}
-		ev, err := event(r, key, main, prev && main > compacted)
+		if n == 1 && below && (main != h.From || sub != 0) {
+			return rpctypes.ErrGRPCCompacted // every revision has rows, and they are purged in order
+		}
+		want, err := h.Want(main, key)
+		if err != nil || want == Nothing {
+			return err
+		}
+		// A version goes with the row of its successor.
+		ev, err := event(r, key, main, want == EventAndPrev && (h.Kept || main > at.Compacted))
 		if err != nil {
 			return err
 		}
-		return fn(ev)
+		return h.Take(ev)
 	})
+	if err == nil && n == 0 && below {
+		err = rpctypes.ErrGRPCCompacted
+	}
+	return at, err
+}
+
+// Changes gives the writes with main revision at or after from in the order
+// they were made: an event with its previous version when prev is set and it
+// is still known. fn may end it with store.ErrStop. A from below the compact
+// revision is ErrCompacted.
+func Changes(ctx context.Context, r HistoryReader, from int64, prev bool, fn func(*mvccpb.Event) error) error {
+	want := Event
+	if prev {
+		want = EventAndPrev
+	}
+	_, err := ReadHistory(ctx, r, History{From: from, Take: fn, Want: func(int64, []byte) (Want, error) { return want, nil }})
+	return err
 }
 
 // event reads the write of key at revision rev.

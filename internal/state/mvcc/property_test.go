@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -127,6 +128,8 @@ type pair struct {
 	s     *store.Store
 	m     *model
 	index uint64
+
+	purged bool
 }
 
 // same compares answers and refusals.
@@ -186,6 +189,39 @@ func (p *pair) changes(t *rapid.T, from int64) {
 	})
 	if err != nil || len(want) > 0 {
 		t.Fatalf("from %d: %v, missing %v", from, err, want)
+	}
+}
+
+// kept reads what is compacted as well: all of it, with what was before, or none.
+func (p *pair) kept(t *rapid.T, from int64) {
+	t.Helper()
+	v := p.s.View()
+	defer func() { _ = v.Close() }()
+	only := []byte(rapid.SampledFrom(universe).Draw(t, "only"))
+	var got, want []*mvccpb.Event
+	for _, ev := range p.m.events {
+		if ev.Kv.ModRevision >= from && string(ev.Kv.Key) >= string(only) {
+			want = append(want, ev)
+		}
+	}
+	at, err := mvcc.ReadHistory(context.Background(), v, mvcc.History{From: from, Kept: true,
+		Want: func(_ int64, key []byte) (mvcc.Want, error) {
+			if string(key) < string(only) {
+				return mvcc.Nothing, nil
+			}
+			return mvcc.EventAndPrev, nil
+		},
+		Take: func(ev *mvccpb.Event) error { got = append(got, ev); return nil }})
+	gone := errors.Is(err, rpctypes.ErrGRPCCompacted)
+	switch {
+	case at.Current != p.m.rev() || at.Compacted != p.m.compact:
+		t.Fatalf("bounds %v, model %d and %d", at, p.m.rev(), p.m.compact)
+	case gone && from < p.m.compact && (p.purged || from == 1):
+		return // revision 1 is the empty store: nothing is kept of it
+	case err != nil:
+		t.Fatalf("kept from %d, compacted at %d: %v", from, at.Compacted, err)
+	case !slices.EqualFunc(got, want, func(a, b *mvccpb.Event) bool { return proto.Equal(a, b) }):
+		t.Fatalf("kept from %d: got %v, model %v", from, got, want)
 	}
 }
 
@@ -279,6 +315,7 @@ func (p *pair) compact(t *rapid.T) {
 }
 
 func (p *pair) purge(t *rapid.T) {
+	p.purged = true
 	v, prune := p.s.View(), p.s.NewPrune()
 	_, err := mvcc.Purge(v, prune, rapid.IntRange(1, 5).Draw(t, "rows"))
 	ok(t, err, v.Close(), prune.Commit(), prune.Close())
@@ -296,5 +333,6 @@ func (p *pair) check(t *rapid.T) {
 	if d != p.s.Digest() {
 		t.Fatalf("digest %x, scan %x", p.s.Digest(), d)
 	}
+	p.kept(t, rapid.Int64Range(1, p.m.rev()+1).Draw(t, "kept from"))
 	p.changes(t, rapid.Int64Range(max(p.m.compact, 0), p.m.rev()+1).Draw(t, "from"))
 }
