@@ -71,6 +71,8 @@ const purgeSteps = 256
 // the apply worker.
 type purger struct {
 	mu      sync.Mutex
+	fed     int64 // watches need history after this revision
+	held    bool  // something was due but for them
 	of      *state.Machine
 	done    int64         // nothing before this revision is left but what it needs
 	changed chan struct{} // closed and replaced when done rises; nil: nobody waits
@@ -80,7 +82,29 @@ type purger struct {
 func (p *purger) due(m *state.Machine) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.of != m || m.CompactRevision() > p.done
+	to := m.CompactRevision()
+	if p.of == m && to <= p.done {
+		return false
+	}
+	p.held = to > p.fed+1
+	return !p.held
+}
+
+// feed says that watches have everything up to the revision, and reports
+// whether that is what a purge was waiting for.
+func (p *purger) feed(rev int64) (due bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.fed = rev
+	due, p.held = p.held, false
+	return due
+}
+
+// fed is called by the watches.
+func (c *core) fed(rev int64) {
+	if c.purge.feed(rev) {
+		c.applies.push(applyWork{run: func() error { return nil }}) // looks again
+	}
 }
 
 // step removes a little, if anything is due.

@@ -12,6 +12,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/node/policy"
+	"github.com/chainfire/cfseed/node/watch"
 )
 
 // Defaults, etcd's where etcd has the flag.
@@ -27,9 +28,11 @@ const (
 	DefaultLeaseBytes   = 1 << 30
 	DefaultMaxLearners  = 1
 	DefaultCacheBytes   = 32 << 20
+	DefaultProgress     = watch.DefaultProgressInterval
 	DefaultMemTable     = 16 << 20
 	defaultIdleTimeout  = time.Minute
 	defaultSeedSlots    = 8
+	minWatchProgress    = 100 * time.Millisecond // etcd's
 	defaultTickDivision = 1
 )
 
@@ -53,6 +56,9 @@ type Config struct {
 	Election    time.Duration
 	Trailing    uint64 // entries kept behind the applied index (--snapshot-count)
 	MaxLearners int
+	// WatchProgress is how often a quiet watch with progress_notify hears of the
+	// revision; less than 100ms means that.
+	WatchProgress time.Duration
 
 	Join      []string // endpoints of the cluster to join (C3)
 	Learner   bool     // stay a learner
@@ -114,6 +120,12 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Trailing == 0 {
 		c.Trailing = DefaultTrailing
 	}
+	if c.WatchProgress == 0 {
+		c.WatchProgress = DefaultProgress
+	}
+	if c.WatchProgress > 0 {
+		c.WatchProgress = max(c.WatchProgress, minWatchProgress)
+	}
 	if c.MaxLearners == 0 {
 		c.MaxLearners = DefaultMaxLearners
 	}
@@ -145,7 +157,7 @@ func (c Config) withDefaults() (Config, error) {
 func (c Config) check() error {
 	const op = "node"
 	switch {
-	case c.Heartbeat < 0 || c.Election < 0 || c.LeaseTTL < 0 || c.MaxLearners < 0 || c.Parallel < 0 || c.RateLimit < 0 || c.CacheBytes < 0:
+	case c.Heartbeat < 0 || c.Election < 0 || c.LeaseTTL < 0 || c.WatchProgress < 0 || c.MaxLearners < 0 || c.Parallel < 0 || c.RateLimit < 0 || c.CacheBytes < 0:
 		return fault.Newf(fault.Usage, op, "a duration, number or size is negative")
 	case c.Election < 5*c.Heartbeat:
 		return fault.Newf(fault.Usage, op, "--election-timeout %s must be at least 5 times --heartbeat-interval %s", c.Election, c.Heartbeat)

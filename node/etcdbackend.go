@@ -11,6 +11,7 @@ import (
 	"github.com/chainfire/cfseed/node/clusterapi"
 	"github.com/chainfire/cfseed/node/etcdapi"
 	"github.com/chainfire/cfseed/node/replica"
+	"github.com/chainfire/cfseed/node/watch"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
 
@@ -26,6 +27,7 @@ type etcdBackend struct {
 	leader  *leaderWatch
 	leases  *leases
 	ids     *leaseIDs
+	watches *watch.Hub
 }
 
 func (e etcdBackend) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
@@ -53,6 +55,8 @@ func (e etcdBackend) TxnRead(ctx context.Context, req *pb.TxnRequest) (res *pb.T
 	err = e.b.state.read(func(m *state.Machine) (err error) { res, err = m.TxnRead(ctx, req); return err })
 	return res, err
 }
+
+func (e etcdBackend) Watch() etcdapi.Watches { return e.watches.Open() }
 
 func (e etcdBackend) Header() *pb.ResponseHeader {
 	m := e.b.state.machine()

@@ -21,6 +21,7 @@ import (
 	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
+	"github.com/chainfire/cfseed/node/watch"
 	"github.com/chainfire/cfseed/raftlog"
 	"github.com/chainfire/cfseed/transfer"
 )
@@ -41,6 +42,7 @@ type member struct {
 	pace       *transfer.Pace // seeds give way to writes
 	backend    *backend
 	leader     *leaderWatch
+	watches    *watch.Hub
 	stranded   *stranded
 	installer  *installer
 	boot       ident.Nonce // of this run of the process
@@ -159,6 +161,7 @@ func (m *member) assemble() (err error) {
 	}
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
+	m.watches = watch.New(history{m.state}, watch.Options{ProgressInterval: n.cfg.WatchProgress, Fed: func(rev int64) { m.core.fed(rev) }})
 	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
 	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, loops: n.cfg.loops, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
@@ -166,8 +169,12 @@ func (m *member) assemble() (err error) {
 	m.core.applied = func(results []state.Result) {
 		n.metrics.results(results)
 		m.membership.applied(results)
+		m.watches.Applied()
 	}
-	m.core.replaced = func() { m.membership.poke() }
+	m.core.replaced = func() {
+		m.membership.poke()
+		m.watches.Applied()
+	}
 	if err := n.metrics.watch(n.registry, m.state, m.log, m.leader); err != nil {
 		return fault.New(fault.Internal, "metrics", err)
 	}
@@ -258,6 +265,8 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	defer cancel()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(loops.lasting(gctx, "membership", m.membership.run))
+	g.Go(loops.lasting(gctx, "watches", m.watches.Run))
+	g.Go(loops.lasting(gctx, "streams", srv.etcd.Run))
 	g.Go(loops.lasting(gctx, "flusher", m.flusher))
 	g.Go(loops.lasting(gctx, "seeds", m.seeds.run))
 	g.Go(loops.lasting(gctx, "sums", m.seeds.sumAhead))

@@ -22,8 +22,8 @@ func (m *member) services() (*services, error) {
 	n := m.n
 	cluster := clusterapi.New(m.backend)
 	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
-	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot)},
-		etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg)})
+	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches},
+		etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election})
 
 	await := n.await
 	if await == nil {

@@ -21,6 +21,7 @@ func commands() []command.Constructor {
 		getCommand,
 		putCommand,
 		delCommand,
+		watchCommand,
 		versionCommand,
 	}
 }

@@ -30,7 +30,7 @@ var contract = map[string]string{
 	"get":              "endpoints",
 	"put":              "endpoints",
 	"del":              "endpoints",
-	"watch":            "",
+	"watch":            "prefix rev prev-kv",
 	"demo":             "load deadline",
 	"bench join":       "",
 }

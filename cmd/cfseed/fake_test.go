@@ -38,6 +38,7 @@ type fakeMember struct {
 	chainfirev1.UnimplementedClusterServer
 	chainfirev1.UnimplementedSeedServer
 	etcdserverpb.UnimplementedKVServer
+	etcdserverpb.UnimplementedWatchServer
 	cluster  *fakeCluster
 	id       uint64
 	name     string
@@ -62,6 +63,7 @@ func startFakeCluster(t *testing.T) *fakeCluster {
 		chainfirev1.RegisterClusterServer(m.server, m)
 		chainfirev1.RegisterSeedServer(m.server, m)
 		etcdserverpb.RegisterKVServer(m.server, m)
+		etcdserverpb.RegisterWatchServer(m.server, m)
 		c.members = append(c.members, m)
 		serving.Add(1)
 		go func() {

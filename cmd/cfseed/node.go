@@ -71,6 +71,7 @@ func nodeMemberFlags() []cli.Flag {
 		&cli.DurationFlag{Name: "heartbeat-interval", Value: node.DefaultHeartbeat, Category: categoryMember, Usage: "the leader's heartbeat, `DURATION`"},
 		&cli.DurationFlag{Name: "election-timeout", Value: node.DefaultElection, Category: categoryMember, Usage: "without a leader for `DURATION`, elect one"},
 		&cli.Uint64Flag{Name: "snapshot-count", Value: node.DefaultTrailing, Category: categoryMember, Usage: "keep `N` log entries behind the applied one"},
+		&cli.DurationFlag{Name: "watch-progress-notify-interval", Value: node.DefaultProgress, Category: categoryMember, Usage: "quiet watches that ask for it hear of the revision every `DURATION`"},
 		&cli.BoolFlag{Name: "accept-moved-data-dir", Category: categoryMember, Usage: "the data directory was moved and the original is gone"},
 	}
 }
@@ -117,7 +118,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		ListenPeer: list(c, "listen-peer-urls"), AdvertisePeer: list(c, "initial-advertise-peer-urls"),
 		ListenMetrics: list(c, "listen-metrics-urls"), InitialCluster: c.String("initial-cluster"), Token: c.String("initial-cluster-token"),
 		Heartbeat: c.Duration("heartbeat-interval"), Election: c.Duration("election-timeout"), Trailing: c.Uint64("snapshot-count"),
-		MaxLearners: c.Int("max-learners"), Join: list(c, "join"), Learner: c.Bool("learner"), AwaitSeed: c.Bool("await-seed"),
+		MaxLearners: c.Int("max-learners"), WatchProgress: c.Duration("watch-progress-notify-interval"), Join: list(c, "join"), Learner: c.Bool("learner"), AwaitSeed: c.Bool("await-seed"),
 		JoinToken: c.String("join-token"), Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")),
 		LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"), AcceptMoved: c.Bool("accept-moved-data-dir"),
 		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"),

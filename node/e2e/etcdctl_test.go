@@ -22,8 +22,10 @@ func TestEtcdctl(t *testing.T) {
 	e := etcdctl{t: t, path: path}.at(others[0])
 
 	ctlKeys(t, e, others[0])
+	ctlWatch(t, e)
 	ctlTxn(e)
 	ctlCompaction(e)
+	ctlWatchMore(t, e)
 	ctlLease(e)
 	ctlEndpoints(t, c, e, nodes)
 	ctlMembers(t, c, e)

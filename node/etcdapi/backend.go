@@ -25,6 +25,8 @@ type Backend interface {
 	// Range and TxnRead read what this member has applied.
 	Range(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error)
 	TxnRead(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error)
+	// Watch begins the watches of a stream.
+	Watch() Watches
 	// Header gives cluster ID, member ID, current revision and Raft term.
 	Header() *pb.ResponseHeader
 	// Role gives the leader's ID, 0 when none is known, and whether this member

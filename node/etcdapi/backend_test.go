@@ -24,6 +24,7 @@ import (
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/store"
 	"github.com/chainfire/cfseed/node/etcdapi"
+	"github.com/chainfire/cfseed/node/watch"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
 
@@ -50,6 +51,7 @@ type local struct {
 	ahead      atomic.Int64           // writes of others since the response was made
 	late       atomic.Pointer[func()] // what this member applies only when it must
 	leaseIDs   atomic.Int64
+	watches    *watch.Hub
 }
 
 func newLocal(t *testing.T) *local {
@@ -67,7 +69,8 @@ func newLocal(t *testing.T) *local {
 			t.Error(err)
 		}
 	})
-	l := &local{t: t, m: m}
+	l := &local{t: t, m: m, watches: watch.New(m, watch.Options{ProgressInterval: 50 * time.Millisecond})}
+	run(t, l.watches.Run)
 	l.leader.Store(selfID)
 	l.mustConf(envelope.BootstrapVoter, state.AddVoter, selfID,
 		&entryv1.BootstrapVoter{Id: selfID, Name: "first", PeerUrls: []string{"http://127.0.0.1:2380"}})
@@ -102,7 +105,22 @@ func (l *local) apply(kind envelope.Kind, body proto.Message, conf *state.ConfCh
 	if conf != nil {
 		e.Type, e.Conf = state.ConfChangeEntry, conf
 	}
+	defer l.watches.Applied()
 	return l.m.Apply(e)
+}
+
+// run runs a loop beside the test.
+func run(t *testing.T, loop func(context.Context) error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- loop(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 func (l *local) must(kind envelope.Kind, body proto.Message) state.Result {
@@ -145,6 +163,8 @@ func (l *local) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRespons
 func (l *local) TxnRead(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	return l.m.TxnRead(ctx, r)
 }
+
+func (l *local) Watch() etcdapi.Watches { return l.watches.Open() }
 
 func (l *local) Header() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: clusterID, MemberId: selfID, Revision: l.m.Revision() + l.ahead.Load(), RaftTerm: 2}
@@ -300,6 +320,7 @@ func serveBackend(t *testing.T, l *local, b etcdapi.Backend, opts etcdapi.Option
 	if err != nil {
 		t.Fatal(err)
 	}
+	run(t, s.api.Run)
 	served := make(chan error, 1)
 	go func() { served <- s.grpc.Serve(listener) }()
 	t.Cleanup(func() {

@@ -4,13 +4,13 @@ import (
 	"context"
 	"math"
 	"strings"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 )
 
@@ -23,6 +23,8 @@ const (
 	grpcOverhead = 512 << 10
 
 	etcdPrefix = "/etcdserverpb."
+	// snapshotMethod is the one stream that etcd's learner serves.
+	snapshotMethod = etcdPrefix + "Maintenance/Snapshot"
 )
 
 // Options bound requests. Operations in a transaction are bounded by
@@ -30,6 +32,9 @@ const (
 type Options struct {
 	MaxRequestBytes int   // 0 = DefaultMaxRequestBytes
 	MinLeaseTTL     int64 // seconds; shorter leases are granted this; 0 = 1
+	// Election is the election timeout; a stream that requires a leader ends after
+	// three without one. 0 = one second.
+	Election time.Duration
 }
 
 // Server serves the etcd services of one node.
@@ -37,15 +42,19 @@ type Server struct {
 	backend Backend
 	opts    Options
 	health  *health.Server
+	streams streams
 }
 
 // New returns a Server over a backend. It reports itself as not serving until
-// SetServing.
+// SetServing. Run must run while it serves.
 func New(b Backend, o Options) *Server {
 	if o.MaxRequestBytes <= 0 {
 		o.MaxRequestBytes = DefaultMaxRequestBytes
 	}
-	s := &Server{backend: b, opts: o, health: health.NewServer()}
+	if o.Election <= 0 {
+		o.Election = time.Second
+	}
+	s := &Server{backend: b, opts: o, health: health.NewServer(), streams: streams{led: map[*ledStream]bool{}}}
 	s.SetServing(false)
 	return s
 }
@@ -55,6 +64,7 @@ func New(b Backend, o Options) *Server {
 // it, before or after.
 func (s *Server) Register(g *grpc.Server) {
 	pb.RegisterKVServer(g, kvServer{s: s})
+	pb.RegisterWatchServer(g, watchServer{s: s})
 	pb.RegisterClusterServer(g, clusterServer{s: s})
 	pb.RegisterLeaseServer(g, leaseServer{s: s})
 	pb.RegisterMaintenanceServer(g, maintenanceServer{s: s})
@@ -64,7 +74,7 @@ func (s *Server) Register(g *grpc.Server) {
 
 // ServerOptions are the limits and the interceptors that the services rely on:
 // calls that require a leader fail without one, and a learner answers only
-// Status and serializable reads. Both touch etcd's services alone.
+// Status and serializable reads, no stream. Both touch etcd's services alone.
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(s.opts.MaxRequestBytes + grpcOverhead),
@@ -79,7 +89,10 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 			if err := s.fit(ss.Context(), info.FullMethod, nil); err != nil {
 				return err
 			}
-			return next(srv, ss)
+			if !strings.HasPrefix(info.FullMethod, etcdPrefix) {
+				return next(srv, ss)
+			}
+			return s.streams.serve(srv, ss, next)
 		}),
 	}
 }
@@ -97,13 +110,13 @@ func (s *Server) SetServing(serving bool) {
 func (s *Server) Shutdown() { s.health.Shutdown() }
 
 // fit reports whether this member can serve a call in its present role. req is
-// nil for a stream; etcd's learner serves none of those there are.
+// nil for a stream; etcd's learner serves one alone.
 func (s *Server) fit(ctx context.Context, method string, req any) error {
 	if !strings.HasPrefix(method, etcdPrefix) {
 		return nil
 	}
 	_, learner := s.backend.Role()
-	if learner && !learnerServes(req) {
+	if learner && !learnerServes(req) && method != snapshotMethod {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	return s.wantsLeader(ctx)
@@ -111,13 +124,8 @@ func (s *Server) fit(ctx context.Context, method string, req any) error {
 
 // wantsLeader refuses a call that requires a leader while none is known.
 func (s *Server) wantsLeader(ctx context.Context) error {
-	if leader, _ := s.backend.Role(); leader != 0 {
-		return nil
-	}
-	if md, ok := metadata.FromIncomingContext(ctx); ok {
-		if v := md.Get(rpctypes.MetadataRequireLeaderKey); len(v) > 0 && v[0] == rpctypes.MetadataHasLeader {
-			return rpctypes.ErrGRPCNoLeader
-		}
+	if leader, _ := s.backend.Role(); leader == 0 && requiresLeader(ctx) {
+		return rpctypes.ErrGRPCNoLeader
 	}
 	return nil
 }

@@ -1,0 +1,80 @@
+package node
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/internal/state/mvcc"
+	"github.com/chainfire/cfseed/internal/state/store"
+)
+
+// TestPurgeWaitsForWatches: history that synced watches have not been given is
+// compacted, but stays on the disk.
+func TestPurgeWaitsForWatches(t *testing.T) {
+	st, err := store.Open("state-1", store.Options{FS: vfs.NewMem()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	m, err := state.Open(st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply := func(kind envelope.Kind, body proto.Message) {
+		t.Helper()
+		b, err := proto.Marshal(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := m.Apply(state.Entry{Index: m.Applied().Index + 1, Term: 1, Data: envelope.Envelope{Kind: kind, Body: b}.Append(nil)})
+		if err := errors.Join(err, res.Err); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 4 {
+		apply(envelope.Put, &pb.PutRequest{Key: []byte("k")}) // revisions 2 to 5
+	}
+	apply(envelope.Compact, &pb.CompactionRequest{Revision: 4})
+	kept := func(from int64) bool {
+		t.Helper()
+		_, err := m.History(t.Context(), mvcc.History{From: from, Kept: true,
+			Want: func(int64, []byte) (mvcc.Want, error) { return mvcc.Nothing, nil }})
+		return err == nil
+	}
+	c := &core{applies: newQueue[applyWork]()}
+	step := func() {
+		t.Helper()
+		if err := c.purge.step(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, fed := range []int64{0, 1, 2} { // revision 3 is still needed
+		c.fed(fed)
+		step()
+		if !kept(fed+1) && fed > 0 {
+			t.Fatalf("fed up to %d: what comes next is gone", fed)
+		}
+	}
+	c.fed(3)
+	if n := len(c.applies.drain()); n != 3 {
+		t.Errorf("the apply worker was woken %d times, want once after each purge that waited", n)
+	}
+	step()
+	if kept(2) || kept(3) || !kept(4) {
+		t.Errorf("fed up to 3: kept from 2 %t, 3 %t, 4 %t", kept(2), kept(3), kept(4))
+	}
+	c.fed(5)
+	if n := len(c.applies.drain()); n != 0 {
+		t.Errorf("woken %d times with nothing to purge", n)
+	}
+}
