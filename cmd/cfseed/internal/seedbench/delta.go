@@ -48,12 +48,13 @@ type Delta struct {
 	Change  string `json:"change"`
 	Changed int    `json:"keys_changed"`
 	Whole   Pulled `json:"whole"` // the first seed of the node
-	Delta   Pulled `json:"delta"`
+	Files   Pulled `json:"files"`
+	Ranges  Pulled `json:"ranges"`
 }
 
 // fetched is the percentage of the bytes that did not come from the old directory.
-func (d Delta) fetched() float64 {
-	return 100 * measure.Ratio(float64(d.Delta.BytesTotal-d.Delta.BytesReused), float64(d.Delta.BytesTotal))
+func (p Pulled) fetched() float64 {
+	return 100 * measure.Ratio(float64(p.BytesTotal-p.BytesReused), float64(p.BytesTotal))
 }
 
 func delta(ctx context.Context, g *ground) ([]Table, error) {
@@ -65,7 +66,8 @@ func delta(ctx context.Context, g *ground) ([]Table, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s, run %d: %w", c.name, run, err)
 			}
-			g.cfg.Say("%s: %.1f %% fetched in %.2f s", c.name, s.fetched(), s.Delta.Seconds)
+			g.cfg.Say("%s: by files %.1f %% fetched in %.2f s, by ranges %.1f %% in %.2f s", c.name,
+				s.Files.fetched(), s.Files.Seconds, s.Ranges.fetched(), s.Ranges.Seconds)
 			samples = append(samples, s)
 		}
 	}
@@ -92,8 +94,21 @@ func deltaOnce(ctx context.Context, g *ground, c change, run int) (s Delta, err 
 	if err := r.Settle(ctx); err != nil {
 		return s, err
 	}
-	s.Delta, err = pull(ctx, g.cfg.Binary, r.Leader.Client(), filepath.Join(r.Dir, "new"), "--delta", old)
-	return s, err
+	ways := []struct {
+		name string
+		into *Pulled
+	}{{"files", &s.Files}, {"ranges", &s.Ranges}}
+	for i := range ways {
+		way := ways[(i+run)%len(ways)]
+		dir := filepath.Join(r.Dir, way.name)
+		if *way.into, err = pull(ctx, g.cfg.Binary, r.Leader.Client(), dir, "--delta", old, "--delta-by", way.name); err != nil {
+			return s, fmt.Errorf("by %s: %w", way.name, err)
+		}
+		if err := forget(ctx, r, *way.into, dir); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
 }
 
 // seedAndStop seeds a node, lets it become a learner, and stops and removes it.
@@ -129,16 +144,23 @@ func deltaTable(loaded template, samples []Delta) Table {
 				of = append(of, s)
 			}
 		}
-		share := measure.RowOf(c.name+": fetched", "%", of, Delta.fetched)
-		if loaded.size >= judgedFrom {
-			share = share.AtMost(c.bound)
+		share := func(way string, pulled func(Delta) Pulled) measure.Row {
+			r := measure.RowOf(c.name+": fetched by "+way, "%", of, func(d Delta) float64 { return pulled(d).fetched() })
+			if loaded.size >= judgedFrom {
+				r = r.AtMost(c.bound)
+			}
+			return r
 		}
-		shares = append(shares, share)
-		rows = append(rows, share,
-			measure.RowOf("  bytes in all", "MiB", of, func(s Delta) float64 { return measure.MiB(s.Delta.BytesTotal) }),
-			measure.RowOf("  bytes on the wire", "MiB", of, func(s Delta) float64 { return measure.MiB(s.Delta.BytesWire) }),
-			measure.RowOf("  pull --delta", "s", of, func(s Delta) float64 { return s.Delta.Seconds }),
-			measure.RowOf("  the first pull, of all bytes", "s", of, func(s Delta) float64 { return s.Whole.Seconds }))
+		files := share("files", func(d Delta) Pulled { return d.Files })
+		ranges := share("ranges", func(d Delta) Pulled { return d.Ranges })
+		shares = append(shares, files, ranges)
+		rows = append(rows, files, ranges,
+			measure.RowOf("  bytes in all", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Files.BytesTotal) }),
+			measure.RowOf("  on the wire, by files", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Files.BytesWire) }),
+			measure.RowOf("  on the wire, by ranges", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Ranges.BytesWire) }),
+			measure.RowOf("  pull, by files", "s", of, func(d Delta) float64 { return d.Files.Seconds }),
+			measure.RowOf("  pull, by ranges", "s", of, func(d Delta) float64 { return d.Ranges.Seconds }),
+			measure.RowOf("  the first pull, of all bytes", "s", of, func(d Delta) float64 { return d.Whole.Seconds }))
 	}
 	title := fmt.Sprintf("%s, of a stopped node whose cluster went on; runs: %d", loaded, len(samples)/len(changes))
 	return Table{Name: "delta", Title: title, Rows: rows, Samples: samples,

@@ -120,7 +120,8 @@ func checkDelta(t *testing.T, samples []Delta) {
 		t.Errorf("%d samples", len(samples))
 	}
 	for _, s := range samples {
-		if s.Changed == 0 || s.Whole.BytesReused != 0 || s.Delta.BytesReused == 0 || s.Delta.BytesReused >= s.Delta.BytesTotal {
+		if s.Changed == 0 || s.Whole.BytesReused != 0 || s.Files.BytesWire == 0 || s.Files.BytesReused >= s.Files.BytesTotal ||
+			s.Ranges.BytesReused == 0 || s.Ranges.BytesWire == 0 {
 			t.Errorf("%+v", s)
 		}
 	}

@@ -74,9 +74,11 @@ func inventDeltas(runs []int) []Delta {
 	var out []Delta
 	for _, n := range runs {
 		for i, c := range changes {
-			d := Delta{Run: n, Change: c.name, Changed: i, Whole: inventPull(2), Delta: inventPull(n)}
-			d.Delta.BytesReused = d.Delta.BytesTotal / 100 * uint64(100-c.percent*n)
-			d.Delta.BytesWire -= d.Delta.BytesReused
+			d := Delta{Run: n, Change: c.name, Changed: i, Whole: inventPull(2), Files: inventPull(n), Ranges: inventPull(2 * n)}
+			d.Files.BytesReused = d.Files.BytesTotal / 100 * uint64(100-c.percent*n)
+			d.Files.BytesWire -= d.Files.BytesReused
+			d.Ranges.BytesReused = d.Ranges.BytesTotal / 100 * 98
+			d.Ranges.BytesWire -= d.Ranges.BytesReused
 			out = append(out, d)
 		}
 	}
