@@ -43,6 +43,7 @@ type SpanSource interface {
 type Delta struct {
 	fs      vfs.FS
 	dir     string
+	from    string // the base
 	raw     *store.Raw
 	shared  bool // tables are links to those of the base
 	cluster ident.Cluster
@@ -57,7 +58,7 @@ type Progress func(done, total uint64)
 // Errors are those of FromStopped.
 func OpenDelta(ctx context.Context, d *datadir.Dir, base string, p Progress) (_ *Delta, err error) {
 	fs := d.FS()
-	delta := &Delta{fs: fs, dir: fs.PathJoin(d.Staging(), deltaScratch), ahead: p}
+	delta := &Delta{fs: fs, dir: fs.PathJoin(d.Staging(), deltaScratch), from: base, ahead: p}
 	if err := removeAll(fs, delta.dir); err != nil {
 		return nil, err
 	}
@@ -73,9 +74,14 @@ func OpenDelta(ctx context.Context, d *datadir.Dir, base string, p Progress) (_ 
 	if delta.cluster, delta.shared, err = copyStopped(ctx, fs, base, work); err != nil {
 		return nil, err
 	}
-	delta.raw, err = openRaw(work, store.Options{FS: fs}) // replays the base's write-ahead log
-	return delta, err
+	if delta.raw, err = openRaw(work, store.Options{FS: fs}); err != nil { // replays the base's write-ahead log
+		return nil, blameBase(err, base)
+	}
+	return delta, nil
 }
+
+// base reads the copy of the base, as it is by now.
+func (d *Delta) base() baseReader { return baseReader{rawReader{d.raw}, d.from} }
 
 // Close ends the use of the base's copy and removes it. A seed that Build gave
 // stays.
@@ -125,7 +131,7 @@ func (d *Delta) Sample(ctx context.Context, src SpanSource) (DeltaSample, error)
 	record := extent.Bytes / max(extent.Records, 1)
 	each := max(min(sampleSpans, sampleBytes/int(max(span.Bytes, record)))/len(starts), 1)
 	var req span.Request
-	err = withWalk(rawReader{d.raw}, func(w *span.Walk, _ span.Iterator) error {
+	err = withWalk(d.base(), func(w *span.Walk, _ span.Iterator) error {
 		list, n := 0, 0 // the list of spans that goes on, and how many of it came
 		var after []byte
 		return src.List(ctx, starts, each, func(s span.Span) error {
@@ -249,7 +255,7 @@ func (d *Delta) list(ctx context.Context, src SpanSource, limit uint64) (differ 
 	}
 	out := bufio.NewWriterSize(f, 64<<10)
 	open, compare := false, store.Comparer().Compare
-	err = withWalk(rawReader{d.raw}, func(w *span.Walk, _ span.Iterator) error {
+	err = withWalk(d.base(), func(w *span.Walk, _ span.Iterator) error {
 		var before, encoded []byte
 		var bytes uint64
 		return src.List(ctx, nil, 0, func(s span.Span) error {

@@ -18,8 +18,8 @@ func (d *Delta) apply(ctx context.Context, src SpanSource, differ spanSet, whole
 		return nil
 	}
 	a := &applier{ctx: ctx, d: d, src: src, total: differ.count}
-	err := withWalk(rawReader{d.raw}, func(asking *span.Walk, _ span.Iterator) error {
-		return withWalk(rawReader{d.raw}, func(writing *span.Walk, it span.Iterator) error { // the same records, later
+	err := withWalk(d.base(), func(asking *span.Walk, _ span.Iterator) error {
+		return withWalk(d.base(), func(writing *span.Walk, it span.Iterator) error { // the same records, later
 			a.writing, a.compare = writing, it.Compare
 			return d.spans(func(i uint64, after []byte, s span.Span) error {
 				if i >= differ.total || !differ.has(i) {

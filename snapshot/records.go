@@ -1,7 +1,6 @@
 package snapshot
 
 import (
-	"errors"
 	"os"
 
 	"github.com/chainfire/cfseed/internal/fault"
@@ -56,6 +55,47 @@ func withWalk(r span.Reader, fn func(*span.Walk, span.Iterator) error) (err erro
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, it.Close()) }()
+	defer func() {
+		if cerr := it.Close(); err == nil { // else it says the same again
+			err = cerr
+		}
+	}()
 	return fn(span.NewWalk(it), it)
+}
+
+// baseReader is the copy of a base: what is wrong with it is wrong there.
+type baseReader struct {
+	rawReader
+	path string // of the base
+}
+
+// Iterate implements span.Reader.
+func (r baseReader) Iterate() (span.Iterator, error) {
+	it, err := r.rawReader.Iterate()
+	if err != nil {
+		return nil, blameBase(err, r.path)
+	}
+	return baseIterator{it, r.path}, nil
+}
+
+type baseIterator struct {
+	span.Iterator
+	path string
+}
+
+// Value implements span.Iterator.
+func (i baseIterator) Value() ([]byte, error) {
+	v, err := i.Iterator.Value()
+	return v, blameBase(err, i.path)
+}
+
+// Err implements span.Iterator.
+func (i baseIterator) Err() error { return blameBase(i.Iterator.Err(), i.path) }
+
+func blameBase(err error, path string) error {
+	if !fault.Is(err, fault.Corrupt) {
+		return err
+	}
+	return fault.New(fault.Corrupt, "read the old directory", err).At(path).
+		WithHint("pull without it, or name another one; cfseed verify --data-dir %s says more", path)
 }

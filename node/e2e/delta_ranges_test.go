@@ -295,3 +295,37 @@ func TestPullDeltaKilled(t *testing.T) {
 		t.Errorf("with little missing: %s\n%s", little, little.Stderr)
 	}
 }
+
+// TestPullDeltaOfADamagedBase: where the records of the base can not be read, a
+// pull that chose to compare them fetches the files, and one that was told to
+// says what is wrong. Neither makes a node of what is damaged.
+func TestPullDeltaOfADamagedBase(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
+	source, line := c.behind("n1")
+	base := c.StartAwaiting("old")
+	c.add(base, "--learner") // it may be away
+	l := c.ledger(8)
+	c.AwaitEqual(source, base)
+	if code := base.Stop(); code != 0 {
+		t.Fatalf("SIGTERM: exit %d", code)
+	}
+	c.MustAsk("member", "remove", base.ID)
+	flipByte(t, base.DataDir)
+	n := c.New("n2")
+	damaged := c.pull(n, line.URL(), "--delta", base.DataDir, "--delta-by", "ranges").wait(startPatience)
+	if damaged.Code != 4 || damaged.Str("error", "code") != "corrupt" || !strings.Contains(damaged.Str("error", "hint"), base.DataDir) {
+		t.Errorf("ranges of a damaged base: %s", damaged)
+	}
+	line.Rate(shape.Down, 1<<20) // slow enough to compare records
+	n, r := c.pullDelta("n3", line.URL(), base.DataDir, "auto")
+	line.Rate(shape.Down, 0)
+	if r.Str("delta") != "files" || !strings.Contains(r.Stderr, "can not be compared") {
+		t.Errorf("pull: %s\n%s", r, r.Stderr)
+	}
+	n.Spawn("--join", source.Client)
+	n.WaitReady(startPatience)
+	c.AwaitRole("voter", n)
+	c.AwaitEqual(source, n)
+	l.checkOn(n)
+}
