@@ -17,17 +17,18 @@ import (
 
 // Defaults, etcd's where etcd has the flag.
 const (
-	DefaultName         = "default"
-	DefaultClientURL    = "http://127.0.0.1:2379"
-	DefaultPeerURL      = "http://127.0.0.1:2380"
-	DefaultToken        = "etcd-cluster"
-	DefaultHeartbeat    = 100 * time.Millisecond
-	DefaultElection     = 1000 * time.Millisecond
-	DefaultTrailing     = 10000
-	DefaultLeaseTTL     = 10 * time.Minute
-	DefaultLeaseBytes   = 1 << 30
-	DefaultMaxLearners  = 1
-	DefaultCacheBytes   = 32 << 20
+	DefaultName        = "default"
+	DefaultClientURL   = "http://127.0.0.1:2379"
+	DefaultPeerURL     = "http://127.0.0.1:2380"
+	DefaultToken       = "etcd-cluster"
+	DefaultHeartbeat   = 100 * time.Millisecond
+	DefaultElection    = 1000 * time.Millisecond
+	DefaultTrailing    = 10000
+	DefaultLeaseTTL    = 10 * time.Minute
+	DefaultLeaseBytes  = 1 << 30
+	DefaultMaxLearners = 1
+	// The memtables of the state are taken from it: with less, hardly any block stays.
+	DefaultCacheBytes   = 96 << 20
 	DefaultProgress     = watch.DefaultProgressInterval
 	DefaultMemTable     = 16 << 20
 	defaultIdleTimeout  = time.Minute
