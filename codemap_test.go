@@ -52,6 +52,7 @@ var codeMap = map[string]int{
 	"snapshot/manifest":       1,
 	"snapshot/span":           1,
 
+	"internal/background":      0,
 	"internal/failstop":        0,
 	"internal/fault":           0,
 	"internal/ident":           0,

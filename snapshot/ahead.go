@@ -129,7 +129,7 @@ func (r *slowReader) ReadAt(p []byte, off int64) (n int, err error) {
 	}
 	for n < len(p) && err == nil {
 		var k int
-		k, err = r.f.ReadAt(p[n:min(len(p), n+readAtOnce)], off+int64(n))
+		k, err = r.f.ReadAt(p[n:min(len(p), n+atOnce)], off+int64(n))
 		n += k
 	}
 	return n, err

@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/chainfire/cfseed/internal/background"
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
@@ -73,6 +74,12 @@ func (c *capturer) capture(ctx context.Context, cp Checkpointer, dir string) (se
 	if err := cp.Checkpoint(dir); err != nil {
 		return nil, failure(op, dir, err)
 	}
+	background.Do(func() { seed, err = c.describe(ctx, dir) }) // nobody waits for the files of a checkpoint
+	return seed, err
+}
+
+// describe makes the seed of a checkpoint in dir.
+func (c *capturer) describe(ctx context.Context, dir string) (*Seed, error) {
 	info, err := inspect(c.fs, dir)
 	if err != nil {
 		return nil, err
@@ -84,10 +91,12 @@ func (c *capturer) capture(ctx context.Context, cp Checkpointer, dir string) (se
 	if m.Files, err = c.files(ctx, dir); err != nil {
 		return nil, err
 	}
-	if seed, err = newSeed(c.fs, dir, m); err == nil {
-		seed.sums = c.sums
+	seed, err := newSeed(c.fs, dir, m)
+	if err != nil {
+		return nil, err
 	}
-	return seed, err
+	seed.sums = c.sums
+	return seed, nil
 }
 
 // inspect opens the state in dir read-only and asks it what it is. A panic

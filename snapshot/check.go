@@ -166,12 +166,12 @@ type inTurn struct {
 	disk *sync.Mutex
 }
 
-const readAtOnce = 256 << 10
+const atOnce = 256 << 10
 
 func (r *inTurn) ReadAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) && err == nil {
 		var k int
-		k, err = r.once(p[n:min(len(p), n+readAtOnce)], off+int64(n))
+		k, err = r.once(p[n:min(len(p), n+atOnce)], off+int64(n))
 		n += k
 	}
 	return n, err

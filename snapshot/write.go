@@ -12,7 +12,7 @@ import (
 // file whose sync failed is removed: the kernel may have dropped its bytes and
 // will not say so again.
 //
-// The bytes go to the disk at once, those of one chunk at a time: whoever else
+// The bytes go to the disk at once, a piece of one chunk at a time: whoever else
 // syncs to the same disk, such as the log of a member, waits for what is queued
 // before it. Where they can, they go past the page cache, which costs a copy
 // and in which they would not stay: what is checked is what the disk has.
@@ -40,9 +40,19 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 	return errors.Join(err, f.Close())
 }
 
-// writeDirect writes what can go past the page cache, in one piece, and waits
-// for the disk. It gives how many bytes that were.
-func (s *Stage) writeDirect(f *directFile, data []byte, offset int64) (int, error) {
+// writeDirect writes what can go past the page cache, in pieces between which
+// others get their turn at the disk, and waits for each. It gives how many bytes
+// that were.
+func (s *Stage) writeDirect(f *directFile, data []byte, offset int64) (done int, err error) {
+	for n := atOnce; done < len(data) && n == atOnce; done += n {
+		if n, err = s.writePiece(f, data[done:min(done+atOnce, len(data))], offset+int64(done)); err != nil {
+			return done + n, err
+		}
+	}
+	return done, nil
+}
+
+func (s *Stage) writePiece(f *directFile, data []byte, offset int64) (int, error) {
 	s.disk.Lock()
 	defer s.disk.Unlock()
 	return f.direct(data, offset, f.File.WriteAt)

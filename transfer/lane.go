@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/chainfire/cfseed/internal/background"
 	"github.com/chainfire/cfseed/internal/fault"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
@@ -108,6 +109,7 @@ func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
 	var wg sync.WaitGroup
 	for i, l := range lanes {
 		wg.Go(func() {
+			background.Lower()
 			errs[i] = l.work(ctx, queue)
 			if errs[i] != nil && !transient(errs[i]) {
 				cancel()

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
 
+	"github.com/chainfire/cfseed/internal/background"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/ident"
@@ -85,6 +86,7 @@ func (s *Server) guarded(ctx context.Context, idle *idleTimer, sess *session, f 
 	var err error
 	done := make(chan struct{})
 	s.wg.Go(func() {
+		background.Lower()
 		defer s.unuse(sess)
 		defer close(done)
 		err = f()
