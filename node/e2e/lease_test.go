@@ -71,11 +71,9 @@ func TestLeasesOutliveTheLeader(t *testing.T) {
 		}
 		return nil
 	})
-	for renewed := range answers { // asked for after the leases of the others ended
-		if left, err := cli.TimeToLive(ctx, kept, clientv3.WithAttachedKeys()); err != nil || left.GrantedTTL != 15 || len(left.Keys) != 2 || renewed.TTL != 15 {
-			t.Fatal(renewed, left, err)
-		}
-		break
+	renewed, going := <-answers // asked for after the leases of the others ended
+	if left, err := cli.TimeToLive(ctx, kept, clientv3.WithAttachedKeys()); err != nil || left.GrantedTTL != 15 || len(left.Keys) != 2 || !going || renewed.TTL != 15 {
+		t.Fatal(renewed, left, err)
 	}
 
 	old.Restart()
