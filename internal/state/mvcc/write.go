@@ -103,10 +103,11 @@ func (w *writer) put(req *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, e
 	case req.GetIgnoreValue() || req.GetIgnoreLease():
 		return nil, rpctypes.ErrGRPCKeyNotFound
 	}
-	if err := lease.Move(w.b, was, next.lease, req.GetKey()); err != nil {
+	if err := w.set(req.GetKey(), &next, old); err != nil {
 		return nil, err
 	}
-	if err := w.set(req.GetKey(), &next, old); err != nil {
+	// After the last use of old, which lasts until the next read only.
+	if err := lease.Move(w.b, was, next.lease, req.GetKey()); err != nil {
 		return nil, err
 	}
 	resp.Header = &etcdserverpb.ResponseHeader{Revision: w.revision()}
@@ -151,10 +152,10 @@ func (w *writer) delete(key []byte, live store.Version) error {
 	if err != nil {
 		return damaged(key, err)
 	}
-	if err := lease.Move(w.b, r.lease, 0, key); err != nil {
+	if err := w.set(key, nil, live); err != nil {
 		return err
 	}
-	return w.set(key, nil, live)
+	return lease.Move(w.b, r.lease, 0, key) // after the last use of live, which lasts until the next read only
 }
 
 // DeleteKeys deletes the keys of a lease that ends, in the order given and in
