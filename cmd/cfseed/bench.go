@@ -2,6 +2,8 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
@@ -9,6 +11,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -38,6 +41,23 @@ func sizesOf(c *cli.Context) ([]uint64, error) {
 
 // commandLine is how a benchmark was called, for its report.
 func commandLine() string { return strings.Join(append([]string{"cfseed"}, os.Args[1:]...), " ") }
+
+// narration is how a benchmark shows where it is: the progress is the caller's to
+// close.
+func narration(s *command.Session) (output.Progress, func(format string, args ...any)) {
+	return output.NewProgress(s.Stderr, s.Terminal, s.Log), func(format string, args ...any) {
+		s.Log.Info(fmt.Sprintf(format, args...))
+	}
+}
+
+// printReport keeps the samples of a benchmark that has come through where --out
+// says, and prints it.
+func printReport(c *cli.Context, s *command.Session, report interface{ Write(w io.Writer) }) error {
+	if err := writeSamples(c.String("out"), report); err != nil {
+		return err
+	}
+	return s.Out.Result(report, report.Write)
+}
 
 // writeSamples writes a report with all of its samples as JSON; an empty path
 // is none.

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"strconv"
 	"strings"
@@ -12,7 +11,6 @@ import (
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/bench"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -42,20 +40,16 @@ func benchJoin(ctx context.Context, c *cli.Context, s *command.Session) error {
 	if err != nil {
 		return err
 	}
-	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
+	progress, say := narration(s)
 	defer progress.Close(false)
-	cfg.Progress = progress
-	cfg.Say = func(format string, args ...any) { s.Log.Info(fmt.Sprintf(format, args...)) }
+	cfg.Progress, cfg.Say = progress, say
 	rep, err := bench.Run(ctx, cfg)
 	progress.Close(err == nil)
 	if err != nil {
 		return err
 	}
 	rep.Command = commandLine()
-	if err := writeSamples(c.String("out"), rep); err != nil {
-		return err
-	}
-	return s.Out.Result(rep, rep.Write)
+	return printReport(c, s, rep)
 }
 
 func benchJoinConfig(c *cli.Context) (cfg bench.Config, err error) {

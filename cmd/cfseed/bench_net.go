@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"slices"
 	"strconv"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/netbench"
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -46,20 +44,16 @@ func runBenchNet(ctx context.Context, c *cli.Context, s *command.Session) error 
 	if err != nil {
 		return err
 	}
-	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
+	progress, say := narration(s)
 	defer progress.Close(false)
-	cfg.Progress = progress
-	cfg.Say = func(format string, args ...any) { s.Log.Info(fmt.Sprintf(format, args...)) }
+	cfg.Progress, cfg.Say = progress, say
 	rep, err := netbench.Run(ctx, cfg)
 	progress.Close(err == nil)
 	if err != nil {
 		return err
 	}
 	rep.Command = commandLine()
-	if err := writeSamples(c.String("out"), rep); err != nil {
-		return err
-	}
-	return s.Out.Result(rep, rep.Write)
+	return printReport(c, s, rep)
 }
 
 func benchNetConfig(c *cli.Context) (cfg netbench.Config, err error) {

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"strings"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
-	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/seedbench"
 	"github.com/chainfire/cfseed/internal/fault"
 )
@@ -49,23 +47,17 @@ func benchSeed(ctx context.Context, c *cli.Context, s *command.Session) (err err
 	if err := cfg.Check(); err != nil {
 		return err
 	}
-	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
+	progress, say := narration(s)
 	defer progress.Close(false)
-	cfg.Progress = progress
-	cfg.Say = func(format string, args ...any) { s.Log.Info(fmt.Sprintf(format, args...)) }
+	cfg.Progress, cfg.Say = progress, say
 	rep, err := seedbench.Run(ctx, cfg)
 	progress.Close(err == nil)
 	rep.Command = commandLine()
 	if err != nil { // what was measured until then took long, and is kept
 		return errors.Join(err, writeSamples(c.String("out"), rep))
 	}
-	if err := writeSamples(c.String("out"), rep); err != nil {
+	if err := printReport(c, s, rep); err != nil || c.String("plots") == "" {
 		return err
 	}
-	if dir := c.String("plots"); dir != "" {
-		if err := rep.Plot(dir); err != nil {
-			return err
-		}
-	}
-	return s.Out.Result(rep, rep.Write)
+	return rep.Plot(c.String("plots"))
 }
