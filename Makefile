@@ -4,7 +4,8 @@
 GO ?= go
 DURATION ?= 10m
 FUZZTIME ?= 30s
-PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/lease.proto chainfire/v1/seed.proto chainfire/v1/peer.proto
+PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/lease.proto chainfire/v1/seed.proto chainfire/v1/peer.proto \
+  v3lockpb/v3lock.proto v3electionpb/v3election.proto
 CONCURRENT = $(shell $(GO) list ./... | grep -E '/(raftlog|transfer|node)(/|$$)')
 
 .PHONY: help
@@ -65,7 +66,7 @@ generate: ## regenerate the committed protobuf code (plugins are pinned in go.mo
 	mkdir -p .bin
 	$(GO) build -o .bin/protoc-gen-go google.golang.org/protobuf/cmd/protoc-gen-go
 	$(GO) build -o .bin/protoc-gen-go-grpc google.golang.org/grpc/cmd/protoc-gen-go-grpc
-	PATH="$(CURDIR)/.bin:$$PATH" protoc -I proto --go_out=proto --go_opt=paths=source_relative \
+	PATH="$(CURDIR)/.bin:$$PATH" protoc -I proto -I proto/etcd --go_out=proto --go_opt=paths=source_relative \
 	  --go-grpc_out=proto --go-grpc_opt=paths=source_relative $(PROTOS)
 
 # The line with protoc's own version depends on the machine and is not compared.

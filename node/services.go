@@ -5,6 +5,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/node/clusterapi"
+	"github.com/chainfire/cfseed/node/concurrency"
 	"github.com/chainfire/cfseed/node/etcdapi"
 	"github.com/chainfire/cfseed/node/join"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
@@ -22,8 +23,8 @@ func (m *member) services() (*services, error) {
 	n := m.n
 	cluster := clusterapi.New(m.backend)
 	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
-	etcd := etcdapi.New(etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches},
-		etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election})
+	asEtcd := etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches}
+	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election})
 
 	await := n.await
 	if await == nil {
@@ -46,6 +47,8 @@ func (m *member) services() (*services, error) {
 		return nil, err
 	}
 	etcd.Register(clientSrv)
+	concurrency.Backend{KV: etcd.KV(), Leases: etcd.Leases(), Header: asEtcd.Header,
+		Watch: func() concurrency.Watches { return m.watches.Open() }}.Register(clientSrv)
 	cluster.Register(clientSrv)
 	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
 	return &services{peer: peerSrv, client: clientSrv, etcd: etcd}, nil

@@ -27,6 +27,7 @@ func TestEtcdctl(t *testing.T) {
 	ctlCompaction(e)
 	ctlWatchMore(t, e)
 	ctlLease(e)
+	ctlLocks(e)
 	ctlEndpoints(t, c, e, nodes)
 	ctlMembers(t, c, e)
 	ctlQuorum(c, e, others[1])

@@ -89,13 +89,18 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 			if err := s.fit(ss.Context(), info.FullMethod, nil); err != nil {
 				return err
 			}
-			if !strings.HasPrefix(info.FullMethod, etcdPrefix) {
+			if !ofEtcd(info.FullMethod) {
 				return next(srv, ss)
 			}
 			return s.streams.serve(srv, ss, next)
 		}),
 	}
 }
+
+// KV and Leases are the services for others of this member, which ask as a
+// client would.
+func (s *Server) KV() pb.KVServer        { return kvServer{s: s} }
+func (s *Server) Leases() pb.LeaseServer { return leaseServer{s: s} }
 
 // SetServing says to the health service whether this member serves.
 func (s *Server) SetServing(serving bool) {
@@ -109,10 +114,15 @@ func (s *Server) SetServing(serving bool) {
 // Shutdown reports not serving for good and ends the health watches.
 func (s *Server) Shutdown() { s.health.Shutdown() }
 
+// ofEtcd reports whether a method belongs to a service of etcd's.
+func ofEtcd(method string) bool {
+	return strings.HasPrefix(method, etcdPrefix) || strings.HasPrefix(method, "/v3lockpb.") || strings.HasPrefix(method, "/v3electionpb.")
+}
+
 // fit reports whether this member can serve a call in its present role. req is
 // nil for a stream; etcd's learner serves one alone.
 func (s *Server) fit(ctx context.Context, method string, req any) error {
-	if !strings.HasPrefix(method, etcdPrefix) {
+	if !ofEtcd(method) {
 		return nil
 	}
 	_, learner := s.backend.Role()
