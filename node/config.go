@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/crypto/bcrypt"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/node/policy"
+	"github.com/chainfire/cfseed/node/token"
 	"github.com/chainfire/cfseed/node/watch"
 )
 
@@ -27,6 +29,9 @@ const (
 	DefaultLeaseTTL    = 10 * time.Minute
 	DefaultLeaseBytes  = 1 << 30
 	DefaultMaxLearners = 1
+	DefaultAuthToken   = "simple"
+	DefaultAuthTTL     = token.DefaultTTL
+	DefaultBcryptCost  = bcrypt.DefaultCost
 	// The memtables of the state are taken from it: with less, hardly any block stays.
 	DefaultCacheBytes   = 96 << 20
 	DefaultProgress     = watch.DefaultProgressInterval
@@ -79,6 +84,13 @@ type Config struct {
 
 	ClientTLS, PeerTLS netsec.Files
 
+	// AuthToken is the kind of users' tokens, etcd's --auth-token, AuthTokenTTL for how
+	// long a simple one lives after its last use, BcryptCost that of passwords' hashes.
+	AuthToken    string
+	AuthTokenTTL time.Duration
+	BcryptCost   int
+	User         *netsec.Login // as whom to join a cluster that asks; nil: as nobody
+
 	// Authorize may refuse any RPC of any service by its full method name; nil
 	// allows what the TLS configuration lets in.
 	Authorize func(ctx context.Context, fullMethod string) error
@@ -106,6 +118,7 @@ func (c Config) withDefaults() (Config, error) {
 	set(&c.DataDir, c.Name+".cfseed")
 	set(&c.Token, DefaultToken)
 	set(&c.Compression, "auto")
+	set(&c.AuthToken, DefaultAuthToken)
 	if len(c.ListenClient) == 0 {
 		c.ListenClient = []string{DefaultClientURL}
 	}
@@ -129,6 +142,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxLearners == 0 {
 		c.MaxLearners = DefaultMaxLearners
+	}
+	if c.AuthTokenTTL == 0 {
+		c.AuthTokenTTL = token.DefaultTTL
+	}
+	if c.BcryptCost == 0 {
+		c.BcryptCost = DefaultBcryptCost
 	}
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = DefaultLeaseTTL
@@ -162,12 +181,19 @@ func (c Config) check() error {
 		return fault.Newf(fault.Usage, op, "a duration, number or size is negative")
 	case c.Election < 5*c.Heartbeat:
 		return fault.Newf(fault.Usage, op, "--election-timeout %s must be at least 5 times --heartbeat-interval %s", c.Election, c.Heartbeat)
+	case c.AuthTokenTTL < 0:
+		return fault.Newf(fault.Usage, op, "--auth-token-ttl is negative")
+	case c.BcryptCost < bcrypt.MinCost || c.BcryptCost > bcrypt.MaxCost:
+		return fault.Newf(fault.Usage, op, "--bcrypt-cost %d: want %d to %d", c.BcryptCost, bcrypt.MinCost, bcrypt.MaxCost)
 	case c.AwaitSeed && len(c.Join) > 0:
 		return fault.Newf(fault.Usage, op, "--await-seed and --join exclude each other")
 	case c.Existing && c.InitialCluster == "" && len(c.Join) == 0 && !c.AwaitSeed:
 		return fault.Newf(fault.Usage, op, "--initial-cluster-state existing needs --initial-cluster")
 	case strings.ContainsAny(c.Name, "=,"):
 		return fault.Newf(fault.Usage, op, "--name %q must not contain = or ,", c.Name)
+	}
+	if _, err := token.New(c.AuthToken, c.AuthTokenTTL); err != nil {
+		return err
 	}
 	for _, side := range []struct {
 		flag  string

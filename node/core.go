@@ -182,14 +182,20 @@ func (c *core) await(ctx context.Context, start func(r *replica.Replica, done fu
 	}
 }
 
-// Propose commits an entry and returns its result once it is applied here.
+// Propose commits an entry of the cluster's own and returns its result once it is
+// applied here.
 func (c *core) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
+	return c.ProposeFor(ctx, nil, kind, body)
+}
+
+// ProposeFor is Propose for a client.
+func (c *core) ProposeFor(ctx context.Context, client *envelope.Client, kind envelope.Kind, body proto.Message) (state.Result, error) {
 	b, err := proto.Marshal(body)
 	if err != nil {
 		return state.Result{}, fault.New(fault.Usage, "propose", err)
 	}
 	return c.await(ctx, func(r *replica.Replica, done func(state.Result, error)) uint64 {
-		return r.Propose(kind, b, done)
+		return r.ProposeFor(client, kind, b, done)
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/node/clusterapi"
 	"github.com/chainfire/cfseed/node/etcdapi"
@@ -30,9 +31,9 @@ type etcdBackend struct {
 	watches *watch.Hub
 }
 
-func (e etcdBackend) Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
+func (e etcdBackend) Propose(ctx context.Context, client *envelope.Client, kind envelope.Kind, body proto.Message) (state.Result, error) {
 	defer e.b.seeds.pace.Begin()()
-	res, err := e.b.core.Propose(ctx, kind, body)
+	res, err := e.b.core.ProposeFor(ctx, client, kind, body)
 	if err != nil && res.Index != 0 { // refused when it was applied
 		res.Err, err = err, nil
 	}
@@ -89,6 +90,13 @@ func (e etcdBackend) RenewLease(ctx context.Context, id int64) (ttl int64, err e
 func (e etcdBackend) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (etcdapi.Lease, error) {
 	res, err := e.leases.timeToLive(ctx, id, keys)
 	return etcdapi.Lease{TTL: res.GetTtl(), GrantedTTL: res.GetGrantedTtl(), Keys: res.GetKeys()}, err
+}
+
+func (e etcdBackend) Auth() *auth.Rules { return e.b.state.machine().Auth() }
+
+func (e etcdBackend) LeaseKeys(_ context.Context, id int64) (keys [][]byte, err error) {
+	err = e.b.state.read(func(m *state.Machine) (err error) { keys, err = m.LeaseKeys(id); return err })
+	return keys, err
 }
 
 func (e etcdBackend) Leases(context.Context) (ids []int64, err error) {

@@ -179,10 +179,11 @@ func (n *node) dial(_ context.Context, url string) (*grpc.ClientConn, error) {
 	return n.dialPeer(url)
 }
 
-// dialer connects with the certificates of one side, members' or clients'.
-func dialer(files func(endpoint string) netsec.Files) join.Dialer {
+// dialer connects with the certificates of one side, members' or clients', and as
+// a user; nil: as nobody.
+func dialer(files func(endpoint string) netsec.Files, user *netsec.Login) join.Dialer {
 	return func(_ context.Context, url string) (*grpc.ClientConn, error) {
-		return netsec.Dial(url, files(url), peer.DialOptions()...)
+		return netsec.Dial(url, files(url), append(user.DialOptions(), peer.DialOptions()...)...)
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
+	"github.com/chainfire/cfseed/node/token"
 	"github.com/chainfire/cfseed/node/watch"
 	"github.com/chainfire/cfseed/raftlog"
 	"github.com/chainfire/cfseed/transfer"
@@ -43,6 +44,7 @@ type member struct {
 	backend    *backend
 	leader     *leaderWatch
 	watches    *watch.Hub
+	tokens     token.Provider
 	stranded   *stranded
 	installer  *installer
 	boot       ident.Nonce // of this run of the process
@@ -159,6 +161,10 @@ func (m *member) assemble() (err error) {
 	if m.boot, err = newNonce(n.cfg.Rand); err != nil {
 		return err
 	}
+	if m.tokens, err = token.New(n.cfg.AuthToken, n.cfg.AuthTokenTTL); err != nil {
+		return err
+	}
+	m.tokens.Reset(m.state.machine().Applied().Index)
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
 	m.watches = watch.New(history{m.state}, watch.Options{ProgressInterval: n.cfg.WatchProgress, Fed: func(rev int64) { m.core.fed(rev) }})
@@ -168,10 +174,12 @@ func (m *member) assemble() (err error) {
 		onRole: n.metrics.role(func(r raftloop.Role) { m.lessor.Role(r); m.leader.set(r) })}
 	m.core.applied = func(results []state.Result) {
 		n.metrics.results(results)
+		m.learnTokens(results)
 		m.membership.applied(results)
 		m.watches.Applied()
 	}
 	m.core.replaced = func() {
+		m.tokens.Reset(m.state.machine().Applied().Index)
 		m.membership.poke()
 		m.watches.Applied()
 	}

@@ -44,13 +44,14 @@ func createStores(cfg Config, dir *datadir.Dir, entries []*raftpb.Entry) error {
 
 // dialTransfer connects to a source or a waiting target.
 func (n *node) dialTransfer(ctx context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
-	return seedDialer(func(string) netsec.Files { return n.cfg.PeerTLS })(ctx, endpoint, opts...)
+	return seedDialer(func(string) netsec.Files { return n.cfg.PeerTLS }, nil)(ctx, endpoint, opts...)
 }
 
-// seedDialer connects to who serves or takes a seed, with the certificates.
-func seedDialer(files func(endpoint string) netsec.Files) transfer.DialFunc {
+// seedDialer connects to who serves or takes a seed, with the certificates and as
+// a user; nil: as nobody.
+func seedDialer(files func(endpoint string) netsec.Files, user *netsec.Login) transfer.DialFunc {
 	return func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
-		return netsec.Dial(endpoint, files(endpoint), opts...)
+		return netsec.Dial(endpoint, files(endpoint), append(user.DialOptions(), opts...)...)
 	}
 }
 

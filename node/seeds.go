@@ -56,7 +56,7 @@ func newSeeds(m *member) (*seeds, error) {
 		state: m.state, library: library, pace: m.pace, shareMax: n.cfg.LeaseBytes / 16,
 		opening: make(chan struct{}, 1), served: map[uint64]servedSeed{}, awaiting: map[uint64]uint64{}}
 	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
-	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedGate{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s, Tails: s,
+	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedAuthorizer{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s, Tails: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
 		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter, Pace: s.pace})
 	if err != nil {
@@ -65,14 +65,14 @@ func newSeeds(m *member) (*seeds, error) {
 	return s, nil
 }
 
-// seedGate lets the node's one authoriser decide on seeding as well (S11).
-type seedGate struct {
+// seedAuthorizer lets the node's one authoriser decide on seeding as well (S11).
+type seedAuthorizer struct {
 	authorize func(ctx context.Context, fullMethod string) error
 }
 
 // AuthorizeSeed asks with the method's name; no authoriser allows what the TLS
 // configuration lets in.
-func (g seedGate) AuthorizeSeed(ctx context.Context, rpc string) error {
+func (g seedAuthorizer) AuthorizeSeed(ctx context.Context, rpc string) error {
 	if g.authorize == nil {
 		return nil
 	}

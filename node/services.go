@@ -4,6 +4,8 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/node/clusterapi"
 	"github.com/chainfire/cfseed/node/concurrency"
 	"github.com/chainfire/cfseed/node/etcdapi"
@@ -24,7 +26,8 @@ func (m *member) services() (*services, error) {
 	cluster := clusterapi.New(m.backend)
 	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
 	asEtcd := etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches}
-	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election})
+	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election,
+		Tokens: m.tokens, ClientCertAuth: n.cfg.ClientTLS.ClientCertAuth, BcryptCost: n.cfg.BcryptCost})
 
 	await := n.await
 	if await == nil {
@@ -42,7 +45,8 @@ func (m *member) services() (*services, error) {
 	chainfirev1.RegisterAwaitServer(peerSrv, await)
 	chainfirev1.RegisterLeasesServer(peerSrv, leases)
 
-	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, etcd.ServerOptions()...)
+	gate := seedGate{rules: func() *auth.Rules { return m.state.machine().Auth() }, client: etcd.Client}
+	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, append(etcd.ServerOptions(), netsec.Gate(gate.ask).ServerOptions()...)...)
 	if err != nil {
 		return nil, err
 	}

@@ -137,6 +137,7 @@ type puller struct {
 
 type endpoint struct {
 	addr string
+	told bool      // of by a source, as a client address
 	bad  error     // it will not do
 	away time.Time // since when it fails; zero = it does not
 	dry  int       // rounds in a row that stored nothing
@@ -161,7 +162,7 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 	pool := newBufferPool()
 	p := &puller{cfg: cfg, codec: codec, pool: pool, raw: newCodec(pool), report: reporter{call: cfg.Progress}}
 	p.idle, p.opening, p.until = newIdleTimer(&p.counter), time.Now(), cfg.IdleTimeout
-	p.learn(cfg.Endpoints)
+	p.learn(cfg.Endpoints, false)
 	p.result.LeaseID = cfg.LeaseID
 	start := time.Now()
 	err = p.run(ctx)
@@ -177,8 +178,8 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 	return p.result, err
 }
 
-// learn adds endpoints that are not known yet.
-func (p *puller) learn(addrs []string) {
+// learn adds endpoints that are not known yet; told says that a source named them.
+func (p *puller) learn(addrs []string, told bool) {
 	const most = 1024
 	known := make(map[string]bool)
 	for _, e := range p.endpoints {
@@ -189,7 +190,7 @@ func (p *puller) learn(addrs []string) {
 			continue
 		}
 		known[bare(a)] = true
-		p.endpoints = append(p.endpoints, &endpoint{addr: a})
+		p.endpoints = append(p.endpoints, &endpoint{addr: a, told: told})
 	}
 }
 
@@ -207,7 +208,9 @@ func (p *puller) run(ctx context.Context) error {
 		e := p.endpoints[p.current]
 		before := p.report.get().BytesDone
 		err := p.round(ctx, e)
-		if err == nil || ctx.Err() != nil || final(err) {
+		// A client address may ask for a user, whom a member does not need to be.
+		stranger := e.told && fault.Is(err, fault.Permission)
+		if err == nil || ctx.Err() != nil || final(err) && !stranger {
 			return err
 		}
 		opened := p.opening.IsZero()

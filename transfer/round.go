@@ -105,7 +105,7 @@ func (r *round) open(ctx context.Context) error {
 	}
 	r.meta, r.opening = meta, time.Time{}
 	r.result.Meta, r.result.LeaseID, r.result.Source = meta, meta.LeaseID, r.addr
-	r.learn(resp.GetClientUrls())
+	r.learn(resp.GetClientUrls(), true)
 	r.tell(Event{Kind: EventOpened, Source: r.addr, Meta: meta})
 	r.cfg.Logger.Info("pulling seed", "source", r.addr, "lease", ident.FormatID(meta.LeaseID),
 		"position", meta.Position.String(), "bytes", meta.BytesTotal)

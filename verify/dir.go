@@ -58,6 +58,7 @@ func Dir(ctx context.Context, fs vfs.FS, dataDir string, o Options) (report *Rep
 		{"applied", v.applied},
 		{"members", v.members},
 		{"leases", v.leases},
+		{"users", v.users},
 		{"block_checksums", v.blockChecksums},
 		{"levels", v.levels},
 		{"digest", v.digest},

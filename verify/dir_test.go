@@ -19,7 +19,7 @@ import (
 	"github.com/chainfire/cfseed/raftlog"
 )
 
-var checkNames = []string{"identity", "seed_manifest", "raft_log", "state", "applied", "members", "leases", "block_checksums", "levels", "digest"}
+var checkNames = []string{"identity", "seed_manifest", "raft_log", "state", "applied", "members", "leases", "users", "block_checksums", "levels", "digest"}
 
 func (r *Report) check(name string) Check {
 	for _, c := range r.Checks {
@@ -214,6 +214,15 @@ func TestDamage(t *testing.T) {
 		{name: "unreadable lease", check: "leases", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
 			plant: func(f *fixture) {
 				f.inBatch(func(b *store.Batch) error { return b.Set(store.Lease, []byte{1}, nil) })
+			}, path: func(f *fixture) string { return f.dir.State(1) }},
+
+		{name: "permissions that nobody manages", check: "users", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) {
+				f.inBatch(func(b *store.Batch) error { return b.Set(store.AuthMeta, []byte("enabled"), []byte{1}) })
+			}, path: func(f *fixture) string { return f.dir.State(1) }},
+		{name: "unreadable user", check: "users", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) {
+				f.inBatch(func(b *store.Batch) error { return b.Set(store.AuthUsers, []byte("ada"), []byte{0xff}) })
 			}, path: func(f *fixture) string { return f.dir.State(1) }},
 
 		{name: "state table flipped", check: "block_checksums",

@@ -20,6 +20,8 @@
 //	                 the one its member is bound to
 //	leases           each key attached to one of etcd's leases is there, names   yes
 //	                 that lease, and the lease exists
+//	users            users and roles can be read; while permissions are asked    yes
+//	                 for there is root to manage them
 //	block_checksums  every block of every table of both stores                   no
 //	levels           the order of keys and versions within and between the       no
 //	                 levels of both stores

@@ -9,6 +9,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/member"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
 	"github.com/chainfire/cfseed/internal/state/store"
@@ -110,6 +111,25 @@ func (v *verifier) leases(context.Context) (string, error) {
 		v.find(fault.Corrupt, v.stateDir, "%s", d)
 	}
 	return fmt.Sprintf("%d leases, %d keys attached", leases, keys), nil
+}
+
+// users reads users, roles and whether permissions are asked for.
+func (v *verifier) users(context.Context) (string, error) {
+	if v.view == nil {
+		return "", errSkip("the state could not be read")
+	}
+	diff, users, roles, enabled, err := auth.Differences(v.view)
+	if err != nil {
+		return "", v.storeDamage(err)
+	}
+	for _, d := range diff {
+		v.find(fault.Corrupt, v.stateDir, "%s", d)
+	}
+	detail := fmt.Sprintf("%d users, %d roles", users, roles)
+	if enabled {
+		detail += ", permissions are asked for"
+	}
+	return detail, nil
 }
 
 // ownRecord says what the table knows of this directory's member.

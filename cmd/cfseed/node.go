@@ -6,6 +6,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -92,6 +93,7 @@ func nodeJoinFlags() []cli.Flag {
 		&cli.StringFlag{Name: "join", Category: categoryJoin, Usage: "client `ENDPOINTS` of a cluster: seed from it, then join"},
 		&cli.BoolFlag{Name: "learner", Category: categoryJoin, Usage: "stay a learner"},
 		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`; with TLS also give --join-token or --cluster-id"},
+		&cli.StringFlag{Name: "user", Category: categoryJoin, Usage: "join as `NAME:PASSWORD`, where the cluster asks for a user"},
 		&cli.StringFlag{Name: "cluster-id", Category: categoryJoin, Usage: "accept a seed of the cluster `ID` only"},
 		&cli.IntFlag{Name: "parallel", Category: categoryJoin, Usage: "`N` streams while seeding; default half the processors, 2 to 4"},
 		&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Category: categoryJoin, Usage: "a seed lease that is not renewed ends after `DURATION`"},
@@ -108,7 +110,10 @@ func nodeSecurityFlags() []cli.Flag {
 			&cli.StringFlag{Name: side.prefix + "trusted-ca-file", Category: categorySecurity, Usage: "trust " + side.who + " certified by `FILE`"},
 			&cli.BoolFlag{Name: side.prefix + "client-cert-auth", Category: categorySecurity, Usage: "ask " + side.who + " for a certificate"})
 	}
-	return out
+	return append(out,
+		&cli.StringFlag{Name: "auth-token", Value: node.DefaultAuthToken, Category: categorySecurity, Usage: "`KIND` of users' tokens: simple, or jwt,sign-method=M,pub-key=FILE,priv-key=FILE,ttl=D"},
+		&cli.IntFlag{Name: "auth-token-ttl", Value: int(node.DefaultAuthTTL.Seconds()), Category: categorySecurity, Usage: "a simple token ends `SECONDS` after its last use"},
+		&cli.IntFlag{Name: "bcrypt-cost", Value: node.DefaultBcryptCost, Category: categorySecurity, Usage: "`COST` of hashing a password, 4 to 31"})
 }
 
 func nodeConfig(c *cli.Context) (node.Config, error) {
@@ -122,8 +127,12 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		JoinToken: c.String("join-token"), Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")),
 		LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"), AcceptMoved: c.Bool("accept-moved-data-dir"),
 		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"),
+		AuthToken: c.String("auth-token"), AuthTokenTTL: time.Duration(c.Int("auth-token-ttl")) * time.Second, BcryptCost: c.Int("bcrypt-cost"),
 	}
 	var err error
+	if cfg.User, err = netsec.ParseLogin(c.String("user")); err != nil {
+		return cfg, err
+	}
 	if cfg.Compression, err = command.CompressionOf(c); err != nil {
 		return cfg, err
 	}

@@ -59,12 +59,18 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	}
 	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
 	defer progress.Close(false)
+	login, err := netsec.ParseLogin(c.String("user"))
+	if err != nil {
+		return err
+	}
 	tls := netsec.Files{Cert: c.String("cert"), Key: c.String("key"), CA: c.String("cacert")}
 	cfg := join.PullConfig{Rand: rand.Reader, Config: join.Config{
 		Dir: datadir.At(vfs.Default, c.String("data-dir")), Name: c.String("name"), Learner: c.Bool("learner"), Base: c.String("delta"), DeltaBy: by,
-		Dial: func(_ context.Context, endpoint string) (*grpc.ClientConn, error) { return netsec.Dial(endpoint, tls) },
+		Dial: func(_ context.Context, endpoint string) (*grpc.ClientConn, error) {
+			return netsec.Dial(endpoint, tls, login.DialOptions()...)
+		},
 		DialSeed: func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
-			return netsec.Dial(endpoint, tls, opts...)
+			return netsec.Dial(endpoint, tls, append(login.DialOptions(), opts...)...)
 		},
 		Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")), Compression: compression,
 		IdleTimeout: c.Duration("timeout"), LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"),

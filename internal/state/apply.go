@@ -10,6 +10,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/member"
@@ -65,6 +66,8 @@ type Result struct {
 	Response proto.Message
 	// Leases are the leases that the entry granted, revoked or checkpointed.
 	Leases []lease.Change
+	// Tokens is what the entry did to the tokens of users; nil: nothing.
+	Tokens *auth.Change
 	// Err says why the entry was refused: a fault.Error or an error of package
 	// rpctypes.
 	Err error
@@ -105,19 +108,31 @@ func (m *Machine) apply(e Entry) (Result, error) {
 			return Result{}, err
 		}
 	}
-	var table *memberTables
-	if res.Err == nil && writesMembers(res.Kind) {
-		t, err := readTables(m.batch)
-		if err != nil {
-			return Result{}, errors.Join(err, m.batch.Rollback())
-		}
-		table = &t
+	table, rules, err := m.copies(res)
+	if err != nil {
+		return Result{}, errors.Join(err, m.batch.Rollback())
 	}
 	if err := m.batch.Commit(ident.Position{Term: e.Term, Index: e.Index}); err != nil {
 		return Result{}, err
 	}
+	m.rules = rules
 	m.publish(table, res.ConfState)
 	return res, nil
+}
+
+// copies reads anew from the batch what is kept in memory of the tables that the
+// entry has changed; the member tables are nil when it has not.
+func (m *Machine) copies(res Result) (*memberTables, *auth.Rules, error) {
+	switch {
+	case res.Err != nil:
+	case writesMembers(res.Kind):
+		t, err := readTables(m.batch)
+		return &t, m.rules, err
+	case writesAuth(res.Kind):
+		rules, err := auth.Load(m.batch)
+		return nil, rules, err
+	}
+	return nil, m.rules, nil
 }
 
 // writesMembers reports whether entries of the kind change the tables of
@@ -157,7 +172,7 @@ func (m *Machine) carryOut(e Entry, res *Result) error {
 // refused tells a rule's verdict, alike on all members, from a failure of
 // this one.
 func refused(err error) bool {
-	if member.IsRefusal(err) {
+	if member.IsRefusal(err) || errors.Is(err, rpctypes.ErrGRPCPermissionNotGiven) { // which rpctypes forgets to list
 		return true
 	}
 	_, etcd := rpctypes.Error(err).(rpctypes.EtcdError)
@@ -168,19 +183,22 @@ func (m *Machine) dispatch(index uint64, env envelope.Envelope, res *Result) (pr
 	b := m.batch
 	switch env.Kind {
 	case envelope.Put:
-		return run(b, index, env, new(etcdserverpb.PutRequest), mvcc.Put)
+		return run(b, index, env, new(etcdserverpb.PutRequest), permitted(m, env, (*auth.Rules).CheckPut, mvcc.Put))
 	case envelope.DeleteRange:
-		return run(b, index, env, new(etcdserverpb.DeleteRangeRequest), mvcc.DeleteRange)
+		return run(b, index, env, new(etcdserverpb.DeleteRangeRequest), permitted(m, env, (*auth.Rules).CheckDeleteRange, mvcc.DeleteRange))
 	case envelope.Txn:
-		return run(b, index, env, new(etcdserverpb.TxnRequest), mvcc.Txn)
+		return run(b, index, env, new(etcdserverpb.TxnRequest), permitted(m, env, (*auth.Rules).CheckTxn, mvcc.Txn))
 	case envelope.Compact:
 		return run(b, index, env, new(etcdserverpb.CompactionRequest), mvcc.Compact)
 	case envelope.LeaseGrant:
 		return runLease(b, index, env, new(etcdserverpb.LeaseGrantRequest), res, lease.Grant)
 	case envelope.LeaseRevoke:
-		return runLease(b, index, env, new(etcdserverpb.LeaseRevokeRequest), res, m.revoke)
+		return runLease(b, index, env, new(etcdserverpb.LeaseRevokeRequest), res, m.revokeOf(env.Client))
 	case envelope.LeaseCheckpoint:
 		return runLease(b, index, env, new(etcdserverpb.LeaseCheckpointRequest), res, lease.Checkpoint)
+	}
+	if isAuth(env.Kind) {
+		return m.manage(index, env, res)
 	}
 	return member.Apply(b, index, env.Kind, env.Body)
 }
@@ -212,11 +230,6 @@ func runLease[Req, Resp proto.Message](b *store.Batch, index uint64, env envelop
 		res.Leases = changes
 	}
 	return resp, err
-}
-
-// revoke ends a lease and deletes its keys.
-func (m *Machine) revoke(b lease.Batch, req *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, []lease.Change, error) {
-	return lease.Revoke(b, req, func(keys [][]byte) error { return mvcc.DeleteKeys(m.batch, keys) })
 }
 
 // changeConf carries out a configuration change: the member tables' rules

@@ -17,5 +17,12 @@
 //     is committed, and the machine refuses every later entry.
 //
 // What an entry is lies in package envelope; what it does in packages mvcc
-// (keys), lease (etcd's leases) and member (membership and seed leases).
+// (keys), lease (etcd's leases), auth (users and roles) and member (membership and
+// seed leases).
+//
+// While permissions are asked for, what an entry reads or writes is held against
+// those of its client, as of the entry before it. An entry without a client is
+// nobody's and refused, unless it is one that the cluster proposes: the revocation of a
+// lease that has run out, checkpoints, everything of package member. Compactions and
+// grants are asked about by the member that proposes them.
 package state

@@ -2,6 +2,7 @@ package state_test
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/etcd/api/v3/authpb"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
@@ -127,6 +129,7 @@ func (f *fixture) readings() string {
 		keys, err := f.m.LeaseKeys(l.ID)
 		say(fmt.Sprintf("keys of %d", l.ID), fmt.Sprintf("%q %v", keys, err))
 	}
+	say("rules", f.rulesText())
 	for rev := max(f.m.CompactRevision(), 1); rev <= f.m.Revision(); rev++ {
 		resp, err := f.m.Range(context.Background(), &etcdserverpb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: rev})
 		say(fmt.Sprintf("keys at %d", rev), fmt.Sprint(resp, err))
@@ -159,6 +162,8 @@ func sampleLog(t *testing.T, d *datadriven.TestData) *sample {
 		f.sampleKeys()
 	case "leases":
 		f.sampleLeases()
+	case "auth":
+		f.sampleAuth()
 	case "members":
 		f.sampleMembers()
 	default:
@@ -225,6 +230,44 @@ func (f *sample) sampleLeases() {
 	f.carry(envelope.LeaseCheckpoint, &etcdserverpb.LeaseCheckpointRequest{Checkpoints: []*etcdserverpb.LeaseCheckpoint{
 		{ID: 7, Remaining_TTL: 0x1234}, {ID: 1, Remaining_TTL: 5}}})
 	f.carry(envelope.LeaseRevoke, &etcdserverpb.LeaseRevokeRequest{ID: -2})
+}
+
+// sampleAuth leaves users with and without passwords and roles, roles with and
+// without permissions, and permissions being asked for.
+func (f *sample) sampleAuth() {
+	client := func(kind envelope.Kind, body proto.Message) {
+		e := entry(f.m.Applied().Index+1, kind, body)
+		env, err := envelope.Decode(e.Data)
+		if err != nil {
+			f.Fatal(err)
+		}
+		env.Client = &envelope.Client{Name: "root", Revision: f.m.Auth().Revision}
+		e.Data = env.Append(nil)
+		f.do(e)
+	}
+	hash := base64.StdEncoding.EncodeToString([]byte("hash"))
+	f.carry(envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: "root", HashedPassword: hash})
+	f.carry(envelope.UserGrantRole, &etcdserverpb.AuthUserGrantRoleRequest{User: "root", Role: "root"})
+	f.carry(envelope.AuthEnable, &etcdserverpb.AuthEnableRequest{})
+	client(envelope.AuthDisable, &etcdserverpb.AuthDisableRequest{})
+	f.carry(envelope.AuthEnable, &etcdserverpb.AuthEnableRequest{})
+	client(envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: "plain", Options: &authpb.UserAddOptions{NoPassword: true}})
+	for _, role := range []string{"b", "a", "gone"} {
+		client(envelope.RoleAdd, &etcdserverpb.AuthRoleAddRequest{Name: role})
+		client(envelope.UserGrantRole, &etcdserverpb.AuthUserGrantRoleRequest{User: "root", Role: role})
+	}
+	client(envelope.RoleDelete, &etcdserverpb.AuthRoleDeleteRequest{Role: "gone"})
+	client(envelope.UserRevokeRole, &etcdserverpb.AuthUserRevokeRoleRequest{Name: "root", Role: "b"})
+	for i, end := range []string{"z", "", "\x00"} {
+		client(envelope.RoleGrantPermission, &etcdserverpb.AuthRoleGrantPermissionRequest{Name: "a",
+			Perm: &authpb.Permission{PermType: authpb.Permission_Type(i), Key: []byte("k"), RangeEnd: []byte(end)}})
+	}
+	client(envelope.RoleGrantPermission, &etcdserverpb.AuthRoleGrantPermissionRequest{Name: "a", Perm: &authpb.Permission{Key: []byte("g")}})
+	client(envelope.RoleRevokePermission, &etcdserverpb.AuthRoleRevokePermissionRequest{Role: "a", Key: []byte("g")})
+	client(envelope.UserChangePassword, &etcdserverpb.AuthUserChangePasswordRequest{Name: "root", HashedPassword: hash})
+	client(envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: "gone", HashedPassword: hash})
+	client(envelope.UserDelete, &etcdserverpb.AuthUserDeleteRequest{Name: "gone"})
+	client(envelope.Authenticate, &etcdserverpb.InternalAuthenticateRequest{Name: "root", SimpleToken: strings.Repeat("5a", 32)})
 }
 
 // sampleMembers leaves a member in each state and leases with and without a

@@ -12,6 +12,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/member"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
@@ -25,6 +26,7 @@ type Machine struct {
 	store  *store.Store
 	batch  *store.Batch // Apply's
 	broken error        // Apply's; the first fatal error
+	rules  *auth.Rules  // Apply's; after the last entry
 
 	mu    sync.RWMutex
 	now   published
@@ -39,6 +41,7 @@ type published struct {
 	digest    [16]byte
 	revision  int64
 	compacted int64
+	rules     *auth.Rules
 }
 
 // memberTables are copies of the tables that nodes look at all the time. They
@@ -54,6 +57,9 @@ type memberTables struct {
 func Open(s *store.Store) (*Machine, error) {
 	m := &Machine{store: s, batch: s.NewBatch(), ring: newDigestRing()}
 	table, err := readTables(m.batch)
+	if err == nil {
+		m.rules, err = auth.Load(m.batch)
+	}
 	if err != nil {
 		return nil, errors.Join(err, m.batch.Close())
 	}
@@ -77,7 +83,7 @@ func readTables(r member.Reader) (memberTables, error) {
 
 // publish shows readers the last commit; what is nil has not changed.
 func (m *Machine) publish(table *memberTables, conf *entryv1.ConfState) {
-	p := published{applied: m.store.Position(), conf: conf, digest: m.store.Digest()}
+	p := published{applied: m.store.Position(), conf: conf, digest: m.store.Digest(), rules: m.rules}
 	p.revision, p.compacted = m.store.Revisions()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -126,6 +132,9 @@ func (m *Machine) Revision() int64 { return m.view().revision }
 // CompactRevision is the revision below which reads are refused; 0 when
 // nothing was compacted.
 func (m *Machine) CompactRevision() int64 { return max(m.view().compacted, 0) }
+
+// Auth is who may do what at Applied.
+func (m *Machine) Auth() *auth.Rules { return m.view().rules }
 
 // Cluster is the cluster's record, nil until it is known; a copy.
 func (m *Machine) Cluster() *entryv1.ClusterRecord { return clone(m.tables().cluster) }

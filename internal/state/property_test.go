@@ -3,10 +3,12 @@ package state_test
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/etcd/api/v3/authpb"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
@@ -33,10 +35,14 @@ func (s *source) next(t *rapid.T) state.Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e.Data = envelope.Envelope{Kind: kind, RequestID: s.index, Body: b}.Append(nil)
-	if conf != nil {
+	env := envelope.Envelope{Kind: kind, RequestID: s.index, Body: b}
+	switch {
+	case conf != nil:
 		e.Type, e.Conf = state.ConfChangeEntry, conf
+	case rapid.Bool().Draw(t, "client"):
+		env.Client = &envelope.Client{Name: "root", Revision: rapid.SampledFrom([]uint64{1, 5, 1 << 40}).Draw(t, "known")}
 	}
+	e.Data = env.Append(nil)
 	return e
 }
 
@@ -53,7 +59,7 @@ func (s *source) body(t *rapid.T) (*state.ConfChange, envelope.Kind, proto.Messa
 	nonce := []byte("0123456789abcdef")
 	lease := func() int64 { return rapid.Int64Range(-1, 3).Draw(t, "lease") }
 	id := s.id(t)
-	switch k := rapid.IntRange(0, 26).Draw(t, "kind"); k {
+	switch k := rapid.IntRange(0, 30).Draw(t, "kind"); k {
 	case 0:
 		return nil, 0, nil
 	case 1:
@@ -103,8 +109,41 @@ func (s *source) body(t *rapid.T) (*state.ConfChange, envelope.Kind, proto.Messa
 		r := put()
 		r.Lease = lease()
 		return nil, envelope.Put, r
+	case 24, 25, 26, 27:
+		kind, body := s.auth(t)
+		return nil, kind, body
 	}
 	return nil, envelope.Put, put()
+}
+
+// auth draws an entry of package auth.
+func (s *source) auth(t *rapid.T) (envelope.Kind, proto.Message) {
+	user := rapid.SampledFrom([]string{"root", "ada"}).Draw(t, "user")
+	role := rapid.SampledFrom([]string{"root", "r"}).Draw(t, "role")
+	switch rapid.IntRange(0, 13).Draw(t, "auth") {
+	case 0, 1:
+		return envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: user, HashedPassword: "aGFzaA=="}
+	case 2:
+		return envelope.UserDelete, &etcdserverpb.AuthUserDeleteRequest{Name: user}
+	case 3:
+		return envelope.UserChangePassword, &etcdserverpb.AuthUserChangePasswordRequest{Name: user, HashedPassword: fmt.Sprintf("%04d", s.index)}
+	case 4, 5:
+		return envelope.UserGrantRole, &etcdserverpb.AuthUserGrantRoleRequest{User: user, Role: role}
+	case 6:
+		return envelope.UserRevokeRole, &etcdserverpb.AuthUserRevokeRoleRequest{Name: user, Role: role}
+	case 7:
+		return envelope.RoleAdd, &etcdserverpb.AuthRoleAddRequest{Name: role}
+	case 8:
+		return envelope.RoleDelete, &etcdserverpb.AuthRoleDeleteRequest{Role: role}
+	case 9, 10:
+		return envelope.RoleGrantPermission, &etcdserverpb.AuthRoleGrantPermissionRequest{Name: role,
+			Perm: &authpb.Permission{PermType: authpb.Permission_READWRITE, Key: []byte("a"), RangeEnd: []byte("c")}}
+	case 11:
+		return envelope.RoleRevokePermission, &etcdserverpb.AuthRoleRevokePermissionRequest{Role: role, Key: []byte("a"), RangeEnd: []byte("c")}
+	case 12:
+		return envelope.AuthDisable, &etcdserverpb.AuthDisableRequest{}
+	}
+	return envelope.AuthEnable, &etcdserverpb.AuthEnableRequest{}
 }
 
 func sameResult(a, b state.Result) bool {
@@ -115,7 +154,7 @@ func sameResult(a, b state.Result) bool {
 		return err.Error()
 	}
 	return a.Index == b.Index && a.Kind == b.Kind && a.RequestID == b.RequestID && a.ConfChanged == b.ConfChanged &&
-		text(a.Err) == text(b.Err) && slices.Equal(a.Leases, b.Leases) && proto.Equal(a.Response, b.Response) && proto.Equal(a.ConfState, b.ConfState)
+		text(a.Err) == text(b.Err) && slices.Equal(a.Leases, b.Leases) && reflect.DeepEqual(a.Tokens, b.Tokens) && proto.Equal(a.Response, b.Response) && proto.Equal(a.ConfState, b.ConfState)
 }
 
 func (f *fixture) scanDigest() [16]byte {
@@ -166,6 +205,9 @@ func TestMembersAgree(t *testing.T) {
 			if !sameResult(a, b) {
 				rt.Fatalf("entry %d:\n%+v\n%+v", e.Index, a, b)
 			}
+			if quiet.rulesText() != busy.rulesText() {
+				rt.Fatalf("rules differ at %d:\n%s\n%s", e.Index, quiet.rulesText(), busy.rulesText())
+			}
 			if quiet.m.Digest() != busy.m.Digest() || !proto.Equal(quiet.m.ConfState(), busy.m.ConfState()) {
 				rt.Fatalf("members differ at %d after %+v", e.Index, a)
 			}
@@ -188,7 +230,8 @@ func TestMembersAgree(t *testing.T) {
 	// The log must not be all refusals.
 	t.Log(kinds)
 	for _, k := range []envelope.Kind{envelope.Put, envelope.DeleteRange, envelope.Txn, envelope.Compact, envelope.ClusterInit,
-		envelope.ReserveMember, envelope.OpenSeedLease, envelope.BootstrapVoter, envelope.LeaseGrant, envelope.LeaseRevoke, envelope.LeaseCheckpoint} {
+		envelope.ReserveMember, envelope.OpenSeedLease, envelope.BootstrapVoter, envelope.LeaseGrant, envelope.LeaseRevoke, envelope.LeaseCheckpoint,
+		envelope.UserAdd, envelope.RoleAdd, envelope.RoleGrantPermission, envelope.UserGrantRole} {
 		if kinds[k] == 0 {
 			t.Errorf("no %s was carried out", k)
 		}

@@ -30,6 +30,7 @@ func TestEtcdctl(t *testing.T) {
 	ctlLocks(e)
 	ctlEndpoints(t, c, e, nodes)
 	ctlMembers(t, c, e)
+	ctlAuth(e)
 	ctlQuorum(c, e, others[1])
 }
 

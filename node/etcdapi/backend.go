@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
@@ -17,8 +18,10 @@ import (
 type Backend interface {
 	// Propose replicates an entry and returns what its apply gave. The error says
 	// that the outcome is not known or that nothing was proposed; a refusal at
-	// apply is in Result.Err.
-	Propose(ctx context.Context, kind envelope.Kind, body proto.Message) (state.Result, error)
+	// apply is in Result.Err. client is whose request it is; nil for a plain entry.
+	Propose(ctx context.Context, client *envelope.Client, kind envelope.Kind, body proto.Message) (state.Result, error)
+	// Auth is who may do what, as of what this member has applied.
+	Auth() *auth.Rules
 	// ReadIndex returns when this member has applied everything that was
 	// committed when it was called.
 	ReadIndex(ctx context.Context) error
@@ -42,6 +45,9 @@ type Backend interface {
 	// LeaseTimeToLive tells of a lease, with its keys if wanted; zero when there
 	// is no such lease.
 	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (Lease, error)
+	// LeaseKeys gives the keys of a lease that this member has applied; none when
+	// there is no such lease.
+	LeaseKeys(ctx context.Context, id int64) ([][]byte, error)
 	// Leases gives the IDs of all leases that this member has applied, ascending.
 	Leases(ctx context.Context) ([]int64, error)
 
@@ -53,6 +59,16 @@ type Backend interface {
 	// PromoteMember refuses (fault.Refused) a learner that is not caught up.
 	PromoteMember(ctx context.Context, id uint64) error
 	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
+}
+
+// Tokens makes and reads the tokens of users.
+type Tokens interface {
+	// Assign gives a token to a client that has shown its password. share makes a
+	// token's sum known to all members and gives the index of the entry that did.
+	Assign(c envelope.Client, share func(sum []byte) (index uint64, err error)) (string, error)
+	// Client says whom a token is of, and at which revision of users and roles;
+	// revision gives the present one.
+	Client(ctx context.Context, token string, revision func() uint64) (c envelope.Client, ok bool)
 }
 
 // Purger is a Backend that can tell when compacted history is gone. Without it

@@ -21,9 +21,11 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/store"
 	"github.com/chainfire/cfseed/node/etcdapi"
+	"github.com/chainfire/cfseed/node/token"
 	"github.com/chainfire/cfseed/node/watch"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
@@ -50,7 +52,9 @@ type local struct {
 	lastPurged atomic.Int64
 	ahead      atomic.Int64           // writes of others since the response was made
 	late       atomic.Pointer[func()] // what this member applies only when it must
+	before     atomic.Pointer[func()] // what is applied before the next proposal
 	leaseIDs   atomic.Int64
+	tokens     token.Provider
 	watches    *watch.Hub
 }
 
@@ -95,18 +99,26 @@ func (l *local) failure() error {
 }
 
 func (l *local) apply(kind envelope.Kind, body proto.Message, conf *state.ConfChange) (state.Result, error) {
+	return l.applyFor(nil, kind, body, conf)
+}
+
+func (l *local) applyFor(client *envelope.Client, kind envelope.Kind, body proto.Message, conf *state.ConfChange) (state.Result, error) {
 	b, err := proto.Marshal(body)
 	if err != nil {
 		return state.Result{}, err
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	e := state.Entry{Index: l.m.Applied().Index + 1, Term: 2, Data: envelope.Envelope{Kind: kind, Body: b}.Append(nil)}
+	e := state.Entry{Index: l.m.Applied().Index + 1, Term: 2, Data: envelope.Envelope{Kind: kind, Client: client, Body: b}.Append(nil)}
 	if conf != nil {
 		e.Type, e.Conf = state.ConfChangeEntry, conf
 	}
 	defer l.watches.Applied()
-	return l.m.Apply(e)
+	res, err := l.m.Apply(e)
+	if l.tokens != nil && res.Tokens != nil {
+		l.tokens.Apply(res.Index, res.Tokens)
+	}
+	return res, err
 }
 
 // run runs a loop beside the test.
@@ -140,13 +152,20 @@ func (l *local) mustConf(kind envelope.Kind, typ state.ConfChangeType, id uint64
 	}
 }
 
-func (l *local) Propose(_ context.Context, kind envelope.Kind, body proto.Message) (state.Result, error) {
+func (l *local) Propose(_ context.Context, client *envelope.Client, kind envelope.Kind, body proto.Message) (state.Result, error) {
 	l.proposals.Add(1)
 	if err := l.failure(); err != nil {
 		return state.Result{}, err
 	}
-	return l.apply(kind, body, nil)
+	if before := l.before.Swap(nil); before != nil {
+		(*before)()
+	}
+	return l.applyFor(client, kind, body, nil)
 }
+
+func (l *local) Auth() *auth.Rules { return l.m.Auth() }
+
+func (l *local) LeaseKeys(_ context.Context, id int64) ([][]byte, error) { return l.m.LeaseKeys(id) }
 
 func (l *local) ReadIndex(context.Context) error {
 	l.reads.Add(1)

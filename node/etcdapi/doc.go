@@ -1,4 +1,4 @@
-// Package etcdapi serves the etcd v3 API (KV, Lease, Cluster, Maintenance) over
+// Package etcdapi serves the etcd v3 API (KV, Lease, Cluster, Auth, Maintenance) over
 // a Backend, the gRPC health service and server reflection beside it.
 //
 // Requests are checked as etcd checks them, before anything is proposed, and
@@ -21,6 +21,13 @@
 // tell, wherever they are asked; a keep-alive stream is served one renewal after
 // the other, and the renewals of all streams share the leader's rounds.
 //
+// # Users
+//
+// Whose call it is is found out here, from a token or a certificate; a write takes
+// that along in its entry and is checked when it is applied, a read is checked here.
+// Passwords are hashed and compared here and are in no entry. A watch is checked when
+// it begins.
+//
 // # Members
 //
 // MemberAdd reserves an ID; the newcomer is seeded, admitted as a learner and
@@ -31,6 +38,5 @@
 // # Differences from etcd
 //
 // docs/etcd-compatibility.md lists what a client can tell. Maintenance answers
-// Status and Alarm (GET: there are none); the rest of it, and the service
-// Auth, are Unimplemented.
+// Status and Alarm (GET: there are none); the rest of it is Unimplemented.
 package etcdapi

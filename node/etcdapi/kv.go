@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
 )
@@ -30,7 +31,11 @@ func (k kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRespo
 			return nil, k.s.fail(err)
 		}
 	}
-	resp, err := k.s.backend.Range(ctx, r)
+	var resp *pb.RangeResponse
+	err := k.s.reading(ctx, func(rules *auth.Rules, c envelope.Client) error { return rules.CheckRange(c, r) }, func() (err error) {
+		resp, err = k.s.backend.Range(ctx, r)
+		return err
+	})
 	if err != nil {
 		return nil, k.s.fail(err)
 	}
@@ -105,7 +110,11 @@ func (k kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, e
 			return nil, k.s.fail(err)
 		}
 	}
-	resp, err := k.s.backend.TxnRead(ctx, r)
+	var resp *pb.TxnResponse
+	err := k.s.reading(ctx, func(rules *auth.Rules, c envelope.Client) error { return rules.CheckTxn(c, r, nil) }, func() (err error) {
+		resp, err = k.s.backend.TxnRead(ctx, r)
+		return err
+	})
 	if err != nil {
 		return nil, k.s.fail(err)
 	}
@@ -127,13 +136,22 @@ func (k kvServer) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Com
 	return resp, nil
 }
 
-// propose replicates a request and gives the answer of its apply.
+// propose replicates the request of whom ctx tells and gives the answer of its
+// apply.
 func propose[R proto.Message](ctx context.Context, s *Server, kind envelope.Kind, body proto.Message) (R, error) {
 	var none R
 	if err := checkSize(body, s.opts.MaxRequestBytes); err != nil {
 		return none, err
 	}
-	res, err := s.backend.Propose(ctx, kind, body)
+	c, err := s.Client(ctx)
+	if err != nil {
+		return none, err
+	}
+	of := &c
+	if c == (envelope.Client{}) && kind != envelope.LeaseRevoke {
+		of = nil // nobody's, as every plain entry is but that one
+	}
+	res, err := s.backend.Propose(ctx, of, kind, body)
 	if err == nil {
 		err = res.Err
 	}

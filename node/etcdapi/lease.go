@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/lease"
 )
@@ -60,6 +61,9 @@ func (l leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[pb.LeaseKeep
 		if err := l.s.wantsLeader(stream.Context()); err != nil {
 			return err
 		}
+		if err := l.mayRenew(stream.Context(), req.GetID()); err != nil {
+			return l.s.fail(err)
+		}
 		resp := &pb.LeaseKeepAliveResponse{Header: l.s.header(nil), ID: req.GetID()}
 		if resp.TTL, err = l.s.backend.RenewLease(stream.Context(), req.GetID()); err != nil {
 			return l.s.fail(err)
@@ -70,9 +74,30 @@ func (l leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[pb.LeaseKeep
 	}
 }
 
+// mayRenew asks for the permission to write the keys that a renewal keeps.
+func (l leaseServer) mayRenew(ctx context.Context, id int64) error {
+	return l.s.reading(ctx, func(rules *auth.Rules, c envelope.Client) error {
+		if err := rules.Known(c); err != nil {
+			return err
+		}
+		return rules.CheckLease(c, id, l.keysOf(ctx))
+	}, func() error { return nil })
+}
+
+func (l leaseServer) keysOf(ctx context.Context) auth.KeysOf {
+	return func(id int64) ([][]byte, error) { return l.s.backend.LeaseKeys(ctx, id) }
+}
+
 // LeaseTimeToLive answers a time to live of -1 for a lease that there is not.
 func (l leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	c, err := l.s.Client(ctx)
+	if err != nil {
+		return nil, err
+	}
 	known, err := l.s.backend.LeaseTimeToLive(ctx, r.GetID(), r.GetKeys())
+	if err == nil && r.GetKeys() { // what is told is what is asked about
+		err = l.s.backend.Auth().CheckLeaseKeys(c, r.GetID(), func(int64) ([][]byte, error) { return known.Keys, nil })
+	}
 	if err != nil {
 		return nil, l.s.fail(err)
 	}
@@ -87,7 +112,14 @@ func (l leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) 
 	if err := l.s.backend.ReadIndex(ctx); err != nil {
 		return nil, l.s.fail(err)
 	}
-	ids, err := l.s.backend.Leases(ctx)
+	var ids []int64
+	err := l.s.reading(ctx, (*auth.Rules).Known, func() (err error) {
+		ids, err = l.s.backend.Leases(ctx)
+		return err
+	})
+	if err == nil {
+		err = l.mayList(ctx, ids)
+	}
 	if err != nil {
 		return nil, l.s.fail(err)
 	}
@@ -96,4 +128,19 @@ func (l leaseServer) LeaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) 
 		resp.Leases = append(resp.Leases, &pb.LeaseStatus{ID: id})
 	}
 	return resp, nil
+}
+
+// mayList asks for the permission to read every key of every lease.
+func (l leaseServer) mayList(ctx context.Context, ids []int64) error {
+	return l.s.reading(ctx, func(rules *auth.Rules, c envelope.Client) error {
+		if rules.Admin(c) == nil {
+			return nil
+		}
+		for _, id := range ids {
+			if err := rules.CheckLeaseKeys(c, id, l.keysOf(ctx)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func() error { return nil })
 }

@@ -8,6 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -35,6 +36,12 @@ type Options struct {
 	// Election is the election timeout; a stream that requires a leader ends after
 	// three without one. 0 = one second.
 	Election time.Duration
+	// Tokens are those of users; nil: nobody can authenticate.
+	Tokens Tokens
+	// ClientCertAuth takes the common name of a client's verified certificate for
+	// the name of its user, where it shows no token.
+	ClientCertAuth bool
+	BcryptCost     int // of passwords' hashes; 0, and what bcrypt can not do, = its default, 10
 }
 
 // Server serves the etcd services of one node.
@@ -54,6 +61,9 @@ func New(b Backend, o Options) *Server {
 	if o.Election <= 0 {
 		o.Election = time.Second
 	}
+	if o.BcryptCost < bcrypt.MinCost || o.BcryptCost > bcrypt.MaxCost {
+		o.BcryptCost = bcrypt.DefaultCost
+	}
 	s := &Server{backend: b, opts: o, health: health.NewServer(), streams: streams{led: map[*ledStream]bool{}}}
 	s.SetServing(false)
 	return s
@@ -67,14 +77,16 @@ func (s *Server) Register(g *grpc.Server) {
 	pb.RegisterWatchServer(g, watchServer{s: s})
 	pb.RegisterClusterServer(g, clusterServer{s: s})
 	pb.RegisterLeaseServer(g, leaseServer{s: s})
+	pb.RegisterAuthServer(g, authServer{s: s})
 	pb.RegisterMaintenanceServer(g, maintenanceServer{s: s})
 	healthpb.RegisterHealthServer(g, s.health)
 	reflection.Register(g)
 }
 
 // ServerOptions are the limits and the interceptors that the services rely on:
-// calls that require a leader fail without one, and a learner answers only
-// Status and serializable reads, no stream. Both touch etcd's services alone.
+// calls that require a leader fail without one, a learner answers only Status and
+// serializable reads, no stream, and what needs a user or root is refused to others.
+// All touch etcd's services alone.
 func (s *Server) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.MaxRecvMsgSize(s.opts.MaxRequestBytes + grpcOverhead),
@@ -129,7 +141,10 @@ func (s *Server) fit(ctx context.Context, method string, req any) error {
 	if learner && !learnerServes(req) && method != snapshotMethod {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
-	return s.wantsLeader(ctx)
+	if err := s.wantsLeader(ctx); err != nil {
+		return err
+	}
+	return s.admit(ctx, method, req)
 }
 
 // wantsLeader refuses a call that requires a leader while none is known.

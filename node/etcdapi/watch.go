@@ -18,6 +18,8 @@ type Watches interface {
 	// Request carries out what the client asks; answers come from Next. It may
 	// wait until ctx ends.
 	Request(ctx context.Context, req *pb.WatchRequest) error
+	// Refuse answers a request for a watch with its end, for a reason.
+	Refuse(ctx context.Context, reason string) error
 	// Next waits for the next response; its header has the revision only. fragment
 	// says that the client allows it to be split. Its events are not changed.
 	Next(ctx context.Context) (resp *pb.WatchResponse, fragment bool, err error)
@@ -35,7 +37,7 @@ func (ws watchServer) Watch(stream pb.Watch_WatchServer) error {
 	watches := ws.s.backend.Watch()
 	defer watches.Close()
 	// What waits for the client can only end after the handler has returned.
-	if !ws.s.streams.start(func() { cancel(receive(ctx, stream, watches)) }) {
+	if !ws.s.streams.start(func() { cancel(ws.receive(ctx, stream, watches)) }) {
 		return rpctypes.ErrGRPCStopped
 	}
 	limit := ws.s.opts.MaxRequestBytes + grpcOverhead
@@ -58,7 +60,7 @@ func (ws watchServer) Watch(stream pb.Watch_WatchServer) error {
 
 // receive carries out requests until the stream ends. A client that has said
 // its last word goes on hearing.
-func receive(ctx context.Context, stream pb.Watch_WatchServer, watches Watches) error {
+func (ws watchServer) receive(ctx context.Context, stream pb.Watch_WatchServer, watches Watches) error {
 	for {
 		req, err := stream.Recv()
 		if errors.Is(err, io.EOF) {
@@ -66,12 +68,33 @@ func receive(ctx context.Context, stream pb.Watch_WatchServer, watches Watches) 
 			return nil
 		}
 		if err == nil {
-			err = watches.Request(ctx, req)
+			if denied := ws.mayWatch(ctx, req.GetCreateRequest()); denied != nil {
+				err = watches.Refuse(ctx, denied.Error())
+			} else {
+				err = watches.Request(ctx, req)
+			}
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// mayWatch asks for the permission to read what is to be watched; r nil is another
+// request.
+func (ws watchServer) mayWatch(ctx context.Context, r *pb.WatchCreateRequest) error {
+	if r == nil {
+		return nil
+	}
+	c, err := ws.s.Client(ctx)
+	if err != nil {
+		return err
+	}
+	key := r.GetKey()
+	if len(key) == 0 {
+		key = []byte{0} // the smallest key
+	}
+	return ws.s.backend.Auth().MayRead(c, key, r.GetRangeEnd())
 }
 
 // endOfWatch is what a client hears of the reason why its stream has ended.

@@ -27,12 +27,14 @@ const attemptPatience = 15 * time.Second
 type client struct {
 	dial      Dialer
 	endpoints []string
+	given     int // of endpoints; the others were learned
 	next      int
 	conn      *grpc.ClientConn
+	at        int // the endpoint of conn
 }
 
 func newClient(dial Dialer, endpoints []string) *client {
-	return &client{dial: dial, endpoints: slices.Clone(endpoints)}
+	return &client{dial: dial, endpoints: slices.Clone(endpoints), given: len(endpoints)}
 }
 
 // learn adds the members' client addresses to those to ask when the ones given
@@ -73,7 +75,7 @@ func (c *client) call(ctx context.Context, op string, patience time.Duration, fn
 		if err == nil {
 			return nil
 		}
-		if err = rpcfault.FromStatus(op, err); !retryable(err) {
+		if err = rpcfault.FromStatus(op, err); !c.elsewhere(err) {
 			return err
 		}
 		if ctx.Err() == nil {
@@ -90,7 +92,8 @@ func (c *client) call(ctx context.Context, op string, patience time.Duration, fn
 
 func (c *client) once(ctx context.Context, fn func(context.Context, *grpc.ClientConn) error) error {
 	if c.conn == nil {
-		conn, err := c.dial(ctx, c.endpoints[c.next%len(c.endpoints)])
+		c.at = c.next % len(c.endpoints)
+		conn, err := c.dial(ctx, c.endpoints[c.at])
 		if err != nil {
 			c.next++
 			return err
@@ -100,11 +103,17 @@ func (c *client) once(ctx context.Context, fn func(context.Context, *grpc.Client
 	ctx, cancel := context.WithTimeout(ctx, attemptPatience)
 	defer cancel()
 	err := fn(ctx, c.conn)
-	if err != nil && retryable(rpcfault.FromStatus("", err)) {
+	if err != nil && c.elsewhere(rpcfault.FromStatus("", err)) {
 		c.next++
 		return errors.Join(err, c.Close())
 	}
 	return err
+}
+
+// elsewhere reports whether another member may answer otherwise. A client address
+// that was learned may ask for a user, which members' own addresses do not.
+func (c *client) elsewhere(err error) bool {
+	return retryable(err) || c.at >= c.given && fault.Is(err, fault.Permission)
 }
 
 func retryable(err error) bool {

@@ -145,6 +145,27 @@ func TestClientLearns(t *testing.T) {
 	}
 }
 
+// A client address that was learned may ask for a user; one that was given is
+// believed.
+func TestClientPassesOverWhoAsksForAUser(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		denied := status.Error(codes.PermissionDenied, "who are you")
+		s := &script{answers: map[string][]error{"a": {status.Error(codes.Unavailable, ""), nil, denied}, "b": {denied}}}
+		cl := newClient(s.dial, []string{"a"})
+		defer cl.Close() //nolint:errcheck // test
+		cl.learn([]*chainfirev1.Member{{ClientUrls: []string{"b"}}})
+		if err := cl.call(t.Context(), "test", time.Minute, s.call); err != nil {
+			t.Fatal(err)
+		}
+		if err := cl.call(t.Context(), "test", time.Minute, s.call); !fault.Is(err, fault.Permission) {
+			t.Errorf("asked %s: %v", s.asked, err)
+		}
+		if got := strings.Join(s.asked, " "); got != "a b a a" {
+			t.Errorf("asked %s", got)
+		}
+	})
+}
+
 // TestWatchdog lets one second pass before each status; a wait of three without
 // progress ends.
 func TestWatchdog(t *testing.T) {

@@ -33,15 +33,21 @@ type confChange struct {
 	term     uint64 // of the leadership that index belongs to
 }
 
-// Propose asks for an entry. done is called once, unless Cancel comes first; it
-// may be called before Propose returns.
+// Propose asks for an entry of the cluster's own. done is called once, unless Cancel
+// comes first; it may be called before Propose returns.
 func (r *Replica) Propose(kind envelope.Kind, body []byte, done Done) (requestID uint64) {
+	return r.ProposeFor(nil, kind, body, done)
+}
+
+// ProposeFor is Propose for a client, whose permissions are checked at apply.
+func (r *Replica) ProposeFor(client *envelope.Client, kind envelope.Kind, body []byte, done Done) (requestID uint64) {
 	w := r.newWaiter(kind, done)
 	if !kind.Known() || kind.IsConfChange() {
 		r.finish(w, state.Result{}, fault.Newf(fault.Usage, "propose", "%s is not a normal entry", kind))
 		return w.id
 	}
-	data := envelope.Envelope{Kind: kind, RequestID: w.id, Body: body}.Append(make([]byte, 0, envelope.HeaderSize+len(body)))
+	e := envelope.Envelope{Kind: kind, RequestID: w.id, Client: client, Body: body}
+	data := e.Append(make([]byte, 0, e.Size()))
 	if err := r.loop.Propose(data); err != nil {
 		r.finish(w, state.Result{}, r.notProposed(kind, err))
 	}

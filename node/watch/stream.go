@@ -81,6 +81,24 @@ func (s *Stream) Request(ctx context.Context, req *pb.WatchRequest) error {
 			s.askProgress()
 		}
 	}
+	return s.roomy(ctx)
+}
+
+// Refuse answers a request for a watch that the client may not have. It waits as
+// Request does.
+func (s *Stream) Refuse(ctx context.Context, reason string) error {
+	s.control(refusal(s.h.source.Revision(), reason))
+	return s.roomy(ctx)
+}
+
+// refusal ends a watch that never was.
+func refusal(revision int64, reason string) *pb.WatchResponse {
+	return &pb.WatchResponse{Header: &pb.ResponseHeader{Revision: revision}, WatchId: everyWatch, Created: true,
+		Canceled: true, CancelReason: reason}
+}
+
+// roomy waits while many answers were not taken, until ctx ends.
+func (s *Stream) roomy(ctx context.Context) error {
 	for s.crowded() {
 		select {
 		case <-s.room:
@@ -118,10 +136,7 @@ func (s *Stream) create(r *pb.WatchCreateRequest) {
 		return // closed
 	}
 	applied := h.source.Revision()
-	refuse := func(reason string) {
-		s.control(&pb.WatchResponse{Header: &pb.ResponseHeader{Revision: applied}, WatchId: everyWatch, Created: true,
-			Canceled: true, CancelReason: reason})
-	}
+	refuse := func(reason string) { s.control(refusal(applied, reason)) }
 	w := &watcher{s: s, id: r.GetWatchId(), span: spanOf(r.GetKey(), r.GetRangeEnd()), prev: r.GetPrevKv(),
 		fragment: r.GetFragment(), notify: r.GetProgressNotify(), quiet: true, start: r.GetStartRevision()}
 	for _, f := range r.GetFilters() {

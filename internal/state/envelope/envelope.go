@@ -9,6 +9,19 @@
 //	3       8     request ID; 0 = nobody waits
 //	11      n     body, the protobuf message of the kind
 //
+// A request of a client's, whose permissions are to be checked when it is applied,
+// has kind 47 in the header, and before the body:
+//
+//	offset  size  field
+//	11      8     revision of the users and roles that the client was known by; 0 =
+//	              there is none
+//	19      2     kind of the request, of a normal entry
+//	21      2     length n of the user's name
+//	23      n     user's name; empty = nobody said who asks
+//
+// What is not of kind 47 was proposed by a member on the cluster's behalf, or by
+// one that had no users to check.
+//
 // The same bytes stand in the data of a normal entry and in the context of a
 // configuration change. An unknown version or kind stops the node (the
 // replicated cluster version gates new kinds), so both are errors here.
@@ -17,13 +30,22 @@ package envelope
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 )
 
 // Version is the format written.
 const Version = 1
 
-// HeaderSize is the number of bytes before the body.
-const HeaderSize = 11
+const (
+	// HeaderSize is the number of bytes before the body of a plain entry.
+	HeaderSize = 11
+
+	// clientSize is what a client adds to that, without the name.
+	clientSize = 12
+
+	// MaxName is the longest name of a client's user.
+	MaxName = math.MaxUint16
+)
 
 // Kind says what the body is. Numbers are part of the format.
 type Kind uint16
@@ -39,7 +61,22 @@ const (
 	LeaseRevoke     Kind = 17 // etcdserverpb.LeaseRevokeRequest
 	LeaseCheckpoint Kind = 18 // etcdserverpb.LeaseCheckpointRequest
 
-	// 19-31 are kept for leases, 32-47 for auth, 48-55 for alarms.
+	AuthEnable           Kind = 32 // etcdserverpb messages of etcd's requests
+	AuthDisable          Kind = 33
+	UserAdd              Kind = 34 // with a hash, never with a password
+	UserDelete           Kind = 35
+	UserChangePassword   Kind = 36 // with a hash, never with a password
+	UserGrantRole        Kind = 37
+	UserRevokeRole       Kind = 38
+	RoleAdd              Kind = 39
+	RoleDelete           Kind = 40
+	RoleGrantPermission  Kind = 41
+	RoleRevokePermission Kind = 42
+	Authenticate         Kind = 43 // etcdserverpb.InternalAuthenticateRequest
+
+	ofClient Kind = 47 // see the package comment; never what a request is
+
+	// 19-31 are kept for leases and alarms, 44-46 for auth, 48-63 for nothing yet.
 
 	ClusterInit       Kind = 64 // entryv1.ClusterInit
 	SetClusterVersion Kind = 65
@@ -63,6 +100,10 @@ const (
 var names = map[Kind]string{
 	Put: "put", DeleteRange: "delete_range", Txn: "txn", Compact: "compact",
 	LeaseGrant: "lease_grant", LeaseRevoke: "lease_revoke", LeaseCheckpoint: "lease_checkpoint",
+	AuthEnable: "auth_enable", AuthDisable: "auth_disable", UserAdd: "user_add", UserDelete: "user_delete",
+	UserChangePassword: "user_change_password", UserGrantRole: "user_grant_role", UserRevokeRole: "user_revoke_role",
+	RoleAdd: "role_add", RoleDelete: "role_delete", RoleGrantPermission: "role_grant_permission",
+	RoleRevokePermission: "role_revoke_permission", Authenticate: "authenticate",
 	ClusterInit: "cluster_init", SetClusterVersion: "set_cluster_version",
 	ReserveMember: "reserve_member", TouchReservation: "touch_reservation",
 	CancelReservation: "cancel_reservation", BindMember: "bind_member",
@@ -87,19 +128,44 @@ func (k Kind) String() string {
 	return fmt.Sprintf("kind(%d)", uint16(k))
 }
 
+// Client is whom a request is of. Nobody is the zero Client.
+type Client struct {
+	Name     string // of the user, at most MaxName bytes
+	Revision uint64 // of the users and roles when the client was identified
+}
+
 // Envelope is a decoded entry. Body aliases the decoded bytes.
 type Envelope struct {
 	Kind      Kind
 	RequestID uint64
+	Client    *Client // nil: not a client's
 	Body      []byte
 }
 
 // Append appends the encoding of the header and body to dst.
 func (e Envelope) Append(dst []byte) []byte {
+	kind := e.Kind
+	if e.Client != nil {
+		kind = ofClient
+	}
 	dst = append(dst, Version)
-	dst = binary.LittleEndian.AppendUint16(dst, uint16(e.Kind))
+	dst = binary.LittleEndian.AppendUint16(dst, uint16(kind))
 	dst = binary.LittleEndian.AppendUint64(dst, e.RequestID)
+	if e.Client != nil {
+		dst = binary.LittleEndian.AppendUint64(dst, e.Client.Revision)
+		dst = binary.LittleEndian.AppendUint16(dst, uint16(e.Kind))
+		dst = binary.LittleEndian.AppendUint16(dst, uint16(len(e.Client.Name)))
+		dst = append(dst, e.Client.Name...)
+	}
 	return append(dst, e.Body...)
+}
+
+// Size is the number of bytes that Append appends.
+func (e Envelope) Size() int {
+	if e.Client == nil {
+		return HeaderSize + len(e.Body)
+	}
+	return HeaderSize + clientSize + len(e.Client.Name) + len(e.Body)
 }
 
 // Decode reads an envelope. It accepts exactly what this version can apply.
@@ -115,8 +181,32 @@ func Decode(b []byte) (Envelope, error) {
 		RequestID: binary.LittleEndian.Uint64(b[3:]),
 		Body:      b[HeaderSize:],
 	}
+	if e.Kind == ofClient {
+		if err := e.decodeClient(); err != nil {
+			return Envelope{}, err
+		}
+	}
 	if !e.Kind.Known() {
 		return Envelope{}, fmt.Errorf("entry kind %d is not known to this program", uint16(e.Kind))
 	}
 	return e, nil
+}
+
+// decodeClient takes the client off the body.
+func (e *Envelope) decodeClient() error {
+	b := e.Body
+	if len(b) < clientSize {
+		return fmt.Errorf("client of %d bytes is shorter than its header", len(b))
+	}
+	e.Client = &Client{Revision: binary.LittleEndian.Uint64(b)}
+	e.Kind = Kind(binary.LittleEndian.Uint16(b[8:]))
+	n := int(binary.LittleEndian.Uint16(b[10:]))
+	if b = b[clientSize:]; len(b) < n {
+		return fmt.Errorf("user's name of %d bytes in %d", n, len(b))
+	}
+	if e.Kind.IsConfChange() {
+		return fmt.Errorf("%s of a client", e.Kind)
+	}
+	e.Client.Name, e.Body = string(b[:n]), b[n:]
+	return nil
 }

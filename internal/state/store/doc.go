@@ -29,9 +29,9 @@
 //	0x04  Revisions   main u64, sub u32           user key                     no
 //	0x05  Lease       of package lease            of package lease             yes
 //	0x06  LeaseKeys   of package lease            empty                        yes
-//	0x07  AuthUsers   name                        user record                  yes
-//	0x08  AuthRoles   name                        role record                  yes
-//	0x09  AuthMeta    name                        setting                      yes
+//	0x07  AuthUsers   of package auth             authpb.User                  yes
+//	0x08  AuthRoles   of package auth             authpb.Role                  yes
+//	0x09  AuthMeta    of package auth             of package auth              yes
 //	0x0a  Alarms      member ID, alarm            alarm record                 yes
 //	0x0b  Members     of package member           entryv1.MemberRecord         yes
 //	0x0c  SeedLeases  of package member           entryv1.SeedLease            yes

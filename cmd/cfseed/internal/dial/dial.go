@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
@@ -37,10 +37,10 @@ type Config struct {
 // Dialer makes connections to the endpoints. It holds no connection open
 // between calls and is safe for concurrent use.
 type Dialer struct {
-	endpoints      []string
-	timeout        time.Duration
-	files          netsec.Files
-	name, password string
+	endpoints []string
+	timeout   time.Duration
+	files     netsec.Files
+	login     *netsec.Login // nil: nobody
 }
 
 // connectLimit bounds how long one endpoint may take to accept a connection.
@@ -69,12 +69,9 @@ func New(cfg Config) (*Dialer, error) {
 	if d.timeout <= 0 {
 		return nil, fault.Newf(fault.Usage, "", "--timeout %s: must be more than nothing", d.timeout)
 	}
-	if cfg.User != "" {
-		var ok bool
-		if d.name, d.password, ok = strings.Cut(cfg.User, ":"); !ok || d.name == "" {
-			return nil, fault.Newf(fault.Usage, "", "--user: want NAME:PASSWORD").
-				WithHint("CFSEED_USER keeps it out of the process list")
-		}
+	var err error
+	if d.login, err = netsec.ParseLogin(cfg.User); err != nil {
+		return nil, err
 	}
 	return d, nil
 }
@@ -85,23 +82,19 @@ func (d *Dialer) Endpoints() []string { return append([]string(nil), d.endpoints
 // Timeout gives the time limit of a short call.
 func (d *Dialer) Timeout() time.Duration { return d.timeout }
 
-// Dial connects to one endpoint and returns when the connection stands and the
-// user is known there. The caller closes it. Failures are of class
-// fault.Unreachable, or what the server says about the user.
+// Dial connects to one endpoint and returns when the connection stands. The caller
+// closes it. Failures are of class fault.Unreachable. The user logs in with the
+// first call.
 func (d *Dialer) Dial(ctx context.Context, endpoint string) (*grpc.ClientConn, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, min(d.timeout, connectLimit),
 		fault.Newf(fault.Unreachable, "", "no connection within %s", min(d.timeout, connectLimit)))
 	defer cancel()
-	user := &token{}
-	conn, err := netsec.Dial(endpoint, d.files, grpc.WithPerRPCCredentials(user),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
+	conn, err := netsec.Dial(endpoint, d.files, append(d.login.DialOptions(),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))...)
 	if err != nil {
 		return nil, err
 	}
-	if err = connect(ctx, conn, endpoint); err == nil && d.name != "" {
-		err = user.fetch(ctx, conn, d.name, d.password)
-	}
-	if err != nil {
+	if err = connect(ctx, conn, endpoint); err != nil {
 		return nil, release(conn, err)
 	}
 	return conn, nil
@@ -162,38 +155,6 @@ func reason(err error) string {
 	return strings.TrimPrefix(strings.TrimPrefix(text, "transport: "), "Error while dialing: ")
 }
 
-// token is the credential that a member gives to a known user.
-type token struct{ text string }
-
-// fetch asks conn's member for a token. A cluster without users needs none.
-func (t *token) fetch(ctx context.Context, conn *grpc.ClientConn, name, password string) error {
-	resp, err := etcdserverpb.NewAuthClient(conn).Authenticate(ctx,
-		&etcdserverpb.AuthenticateRequest{Name: name, Password: password})
-	if err != nil {
-		if s := status.Convert(err); s.Code() == codes.FailedPrecondition && strings.Contains(s.Message(), "authentication is not enabled") {
-			return nil
-		}
-		if isBroken(err) {
-			return fault.Newf(fault.Unreachable, "log in", "%s", reason(err))
-		}
-		return fault.New(fault.Permission, "log in as "+name, errors.New(status.Convert(err).Message()))
-	}
-	t.text = resp.GetToken()
-	return nil
-}
-
-// GetRequestMetadata adds the token to a call.
-func (t *token) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
-	if t.text == "" {
-		return nil, nil
-	}
-	return map[string]string{"token": t.text}, nil
-}
-
-// RequireTransportSecurity is false, as in etcd's client: whoever gives a
-// password to a plain-text endpoint gets what was asked for.
-func (t *token) RequireTransportSecurity() bool { return false }
-
 // isBroken reports whether err is the connection's, not the server's word.
 func isBroken(err error) bool {
 	s, ok := status.FromError(err)
@@ -215,6 +176,9 @@ func classed(ctx context.Context, op string, err error) error {
 	}
 	if ctx.Err() != nil {
 		return ended(ctx, op)
+	}
+	if status.Convert(err).Message() == status.Convert(rpctypes.ErrGRPCUserEmpty).Message() {
+		return fault.Newf(fault.Permission, op, "the cluster asks who calls").WithHint("--user NAME:PASSWORD")
 	}
 	return rpcfault.FromStatus(op, err)
 }
