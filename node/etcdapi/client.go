@@ -83,8 +83,8 @@ const (
 // needOf says what etcd asks of a call. What reads or writes keys, or users and
 // roles, is asked about where that is done.
 func needOf(method string, req any) need {
-	name, kv := strings.CutPrefix(method, etcdPrefix)
-	if !kv {
+	name, plain := strings.CutPrefix(method, etcdPrefix)
+	if !plain {
 		return someone // of Lock and Election, which read and write keys as a client
 	}
 	switch name {
