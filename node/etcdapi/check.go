@@ -3,10 +3,24 @@ package etcdapi
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/state/envelope"
 )
+
+// checkStreamed refuses what etcd does not answer in pieces, with its words.
+func checkStreamed(r *pb.RangeRequest) error {
+	order, target := r.GetSortOrder(), r.GetSortTarget()
+	switch {
+	case order == pb.RangeRequest_DESCEND, order == pb.RangeRequest_ASCEND && target != pb.RangeRequest_KEY:
+		return status.Error(codes.Unimplemented, "RangeStream does not support custom sort orders")
+	case r.GetMinModRevision() != 0, r.GetMaxModRevision() != 0, r.GetMinCreateRevision() != 0, r.GetMaxCreateRevision() != 0:
+		return status.Error(codes.Unimplemented, "RangeStream does not support revision filters")
+	}
+	return nil
+}
 
 // checkSize holds a proposal against the limit on requests.
 func checkSize(body proto.Message, limit int) error {

@@ -46,6 +46,12 @@ func (k kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeRespo
 // RangeStream answers a range in pieces: keys in each, header, count and more
 // in the last.
 func (k kvServer) RangeStream(r *pb.RangeRequest, out grpc.ServerStreamingServer[pb.RangeStreamResponse]) error {
+	if err := mvcc.CheckRange(r); err != nil {
+		return err
+	}
+	if err := checkStreamed(r); err != nil {
+		return err
+	}
 	resp, err := k.Range(out.Context(), r)
 	if err != nil {
 		return err

@@ -4,14 +4,12 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"strings"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/node/etcdapi"
 )
@@ -303,54 +301,33 @@ func TestCompact(t *testing.T) {
 	}
 }
 
-// The pieces of a streamed range merge into the answer of Range.
-func TestRangeStream(t *testing.T) {
+// Keys alone come without their lease, as etcd's do, unless they are sorted by
+// their values.
+func TestKeysOnlyLease(t *testing.T) {
 	s := serve(t, etcdapi.Options{}, nil)
-	for i := range 9 {
-		if _, err := s.cli.Put(ctx(t), fmt.Sprint("k", i), strings.Repeat("v", 200<<10)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kv := pb.NewKVClient(s.conn)
-	for _, req := range []*pb.RangeRequest{
-		{Key: []byte("k"), RangeEnd: []byte("l")},
-		{Key: []byte("k"), RangeEnd: []byte("l"), Limit: 7},
-		{Key: []byte("k"), RangeEnd: []byte("l"), CountOnly: true},
-		{Key: []byte("absent")},
-	} {
-		want, err := s.m.Range(ctx(t), req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		want.Header = s.Header()
-		stream, err := kv.RangeStream(ctx(t), req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, pieces := &pb.RangeResponse{}, 0
-		for {
-			part, err := stream.Recv()
-			if errors.Is(err, io.EOF) {
-				break
-			}
-			if err != nil {
-				t.Fatal(err)
-			}
-			proto.Merge(got, part.GetRangeResponse())
-			pieces++
-		}
-		if !proto.Equal(got, want) {
-			t.Errorf("%v: the pieces differ from the range", req)
-		}
-		if len(want.GetKvs()) > 5 && pieces < 2 {
-			t.Errorf("%d keys came in %d pieces", len(want.GetKvs()), pieces)
-		}
-	}
-	stream, err := kv.RangeStream(ctx(t), &pb.RangeRequest{})
-	if err != nil {
+	kv, leases := pb.NewKVClient(s.conn), pb.NewLeaseClient(s.conn)
+	if _, err := leases.LeaseGrant(ctx(t), &pb.LeaseGrantRequest{ID: 5, TTL: 600}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := stream.Recv(); !errors.Is(rpctypes.Error(err), rpctypes.ErrEmptyKey) {
-		t.Errorf("no key: %v", err)
+	if _, err := kv.Put(ctx(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("v"), Lease: 5}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		req  *pb.RangeRequest
+		want int64
+	}{
+		{&pb.RangeRequest{}, 5},
+		{&pb.RangeRequest{KeysOnly: true}, 0},
+		{&pb.RangeRequest{KeysOnly: true, SortTarget: pb.RangeRequest_MOD}, 0},
+		{&pb.RangeRequest{KeysOnly: true, SortTarget: pb.RangeRequest_VALUE}, 5},
+	} {
+		c.req.Key = []byte("k")
+		resp, err := kv.Range(ctx(t), c.req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := resp.GetKvs()[0]; got.GetLease() != c.want || len(got.GetValue()) > 0 == c.req.GetKeysOnly() || got.GetModRevision() != 2 {
+			t.Errorf("%v: %v", c.req, got)
+		}
 	}
 }

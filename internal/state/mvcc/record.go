@@ -48,7 +48,9 @@ func damaged(key []byte, err error) error {
 	return fault.Newf(fault.Corrupt, "read key-value table", "key %q: %w", key, err)
 }
 
-// keyValue makes the API's form of a live version. It copies.
+// keyValue makes the API's form of a live version. It copies. Without the value
+// there is no lease either: etcd then answers from its index of keys, which
+// knows of none.
 func keyValue(key []byte, v store.Version, withValue bool) (*mvccpb.KeyValue, error) {
 	r, err := decodeRecord(v.Value)
 	if err != nil {
@@ -59,9 +61,12 @@ func keyValue(key []byte, v store.Version, withValue bool) (*mvccpb.KeyValue, er
 		CreateRevision: r.create,
 		ModRevision:    v.Revision,
 		Version:        r.version,
-		Lease:          r.lease,
 	}
-	if withValue && len(r.value) > 0 {
+	if !withValue {
+		return kv, nil
+	}
+	kv.Lease = r.lease
+	if len(r.value) > 0 {
 		kv.Value = append([]byte(nil), r.value...)
 	}
 	return kv, nil
