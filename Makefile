@@ -4,6 +4,7 @@
 GO ?= go
 DURATION ?= 10m
 FUZZTIME ?= 30s
+OPS ?= 100000
 PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/lease.proto chainfire/v1/seed.proto chainfire/v1/peer.proto \
   v3lockpb/v3lock.proto v3electionpb/v3election.proto
 CONCURRENT = $(shell $(GO) list ./... | grep -E '/(raftlog|transfer|node)(/|$$)')
@@ -26,7 +27,11 @@ race: ## short tests of the concurrent packages under the race detector
 
 .PHONY: e2e
 e2e: ## whole processes: kills, joins, etcd's client
-	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench ./cmd/cfseed/internal/netbench ./cmd/cfseed/internal/seedbench
+	$(GO) test -tags e2e -count=1 -timeout 20m ./node/e2e/... ./cmd/cfseed/internal/bench ./cmd/cfseed/internal/netbench ./cmd/cfseed/internal/seedbench ./cmd/cfseed/internal/kvbench
+
+.PHONY: differential
+differential: ## OPS random operations against etcd's own server, answers and events compared
+	CFSEED_DIFFERENTIAL_OPS=$(OPS) $(GO) test -tags e2e -count=1 -timeout 2h -v -run '^TestDifferential' ./node/e2e
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each
@@ -41,7 +46,7 @@ bench-net: ## what a pull makes of a long line (minutes)
 	$(GO) run ./cmd/cfseed bench net --out bench-net.json
 
 .PHONY: etcd
-etcd: ## etcd's own server into .bin, for bench-seed to compare with
+etcd: ## etcd's own server into .bin, for bench-seed and bench-kv to compare with
 	mkdir -p .bin
 	cd testdata/etcd && $(GO) build -o ../../.bin/etcd .
 
@@ -49,6 +54,10 @@ etcd: ## etcd's own server into .bin, for bench-seed to compare with
 bench-seed: ## what a seed costs, table by table, with pictures; with etcd after make etcd (most of an hour)
 	mkdir -p .bin
 	PATH="$(CURDIR)/.bin:$$PATH" $(GO) run ./cmd/cfseed bench seed --out .bin/bench-seed.json --plots .bin/bench-seed
+
+.PHONY: bench-kv
+bench-kv: etcd ## puts, reads, watches, leases, memory and restarts, beside etcd (a quarter of an hour)
+	PATH="$(CURDIR)/.bin:$$PATH" $(GO) run ./cmd/cfseed bench kv --out .bin/bench-kv.json
 
 .PHONY: bench
 bench: ## micro benchmarks of the packages

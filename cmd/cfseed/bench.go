@@ -19,7 +19,7 @@ func benchCommand(env *command.Env) *cli.Command {
 	return &cli.Command{
 		Name:        "bench",
 		Usage:       "Measure on this machine",
-		Subcommands: []*cli.Command{benchJoinCommand(env), benchSeedCommand(env), benchNetCommand(env)},
+		Subcommands: []*cli.Command{benchJoinCommand(env), benchSeedCommand(env), benchNetCommand(env), benchKVCommand(env)},
 	}
 }
 

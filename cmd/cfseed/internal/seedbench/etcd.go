@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
 
-	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/bench"
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/etcd"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/measure"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/plot"
@@ -38,7 +36,7 @@ type Learner struct {
 	PutSeed  measure.Latency `json:"put_seed"`
 }
 
-func etcd(ctx context.Context, g *ground) (tables []Table, err error) {
+func besideEtcd(ctx context.Context, g *ground) (tables []Table, err error) {
 	binary, err := exec.LookPath("etcd")
 	if err != nil {
 		return []Table{{Name: "etcd", Title: "a learner of etcd, beside ours",
@@ -50,14 +48,15 @@ func etcd(ctx context.Context, g *ground) (tables []Table, err error) {
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
 	dir := filepath.Join(r.Dir, "etcd")
-	first, err := startEtcd(ctx, binary, dir, "e1")
+	members, err := etcd.Start(ctx, binary, dir, "e1")
 	if err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, first.stop()) }()
+	first := members[0]
+	defer func() { err = errors.Join(err, first.Stop()) }()
 	g.cfg.Progress.Phase("etcd, load " + output.Size(loaded.size))
 	began := time.Now()
-	if err := workload.Fill(ctx, first.client, g.cfg.Seed, loaded.values, loaded.valueSize); err != nil {
+	if err := workload.Fill(ctx, first.Client(), g.cfg.Seed, loaded.values, loaded.valueSize); err != nil {
 		return nil, err
 	}
 	g.cfg.Say("etcd: %s, loaded in %.1f s", loaded, time.Since(began).Seconds())
@@ -94,8 +93,8 @@ func etcd(ctx context.Context, g *ground) (tables []Table, err error) {
 }
 
 // etcdJoin adds a learner, waits until it has caught up, and removes it.
-func etcdJoin(ctx context.Context, cfg Config, leader *etcdProcess, puts workload.Puts) (l Learner, err error) {
-	load, stop, err := workload.Offer(ctx, leader.client, puts)
+func etcdJoin(ctx context.Context, cfg Config, leader *etcd.Process, puts workload.Puts) (l Learner, err error) {
+	load, stop, err := workload.Offer(ctx, leader.Client(), puts)
 	if err != nil {
 		return l, err
 	}
@@ -110,21 +109,21 @@ func etcdJoin(ctx context.Context, cfg Config, leader *etcdProcess, puts workloa
 	if l.PutQuiet, err = window(func() error { return workload.Pause(ctx, cfg.Quiet) }); err != nil {
 		return l, err
 	}
-	source, err := measure.Watch(leader.cmd.Process.Pid)
+	source, err := measure.Watch(leader.PID())
 	if err != nil {
 		return l, err
 	}
-	var newcomer *etcdProcess
+	var newcomer *etcd.Process
 	l.PutSeed, err = window(func() (err error) {
 		began := time.Now()
-		if newcomer, err = leader.addLearner(ctx, "e2"); err != nil {
+		if newcomer, err = leader.AddLearner(ctx, "e2"); err != nil {
 			return err
 		}
 		if err := caughtUpWith(ctx, leader, newcomer); err != nil {
 			return err
 		}
 		l.Seconds = time.Since(began).Seconds()
-		if l.Newcomer, err = newcomer.usage(); err != nil {
+		if l.Newcomer, err = newcomer.Usage(); err != nil {
 			return err
 		}
 		l.Leader, err = source.Usage()
@@ -133,52 +132,29 @@ func etcdJoin(ctx context.Context, cfg Config, leader *etcdProcess, puts workloa
 	if newcomer == nil {
 		return l, err
 	}
-	return l, errors.Join(err, leader.remove(ctx, newcomer))
+	return l, errors.Join(err, leader.Remove(ctx, newcomer))
 }
 
 // caughtUpWith waits until the newcomer has applied what the leader had applied
 // when it was asked last.
-func caughtUpWith(ctx context.Context, leader, newcomer *etcdProcess) error {
+func caughtUpWith(ctx context.Context, leader, newcomer *etcd.Process) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
 	defer cancel()
 	for {
-		want, err := leader.applied(ctx)
+		want, err := leader.Applied(ctx)
 		if err != nil {
 			return err
 		}
-		if have, err := newcomer.applied(ctx); err == nil && have >= want { // until it serves, it does not answer
+		if have, err := newcomer.Applied(ctx); err == nil && have >= want { // until it serves, it does not answer
 			return nil
 		}
-		if !newcomer.running() {
-			return fault.Newf(fault.Internal, "etcd", "the newcomer ended: %s", newcomer.lastWords())
+		if !newcomer.Running() {
+			return fault.Newf(fault.Internal, "etcd", "the newcomer ended: %s", newcomer.LastWords())
 		}
 		if err := workload.Pause(ctx, 10*time.Millisecond); err != nil {
 			return fault.New(fault.Timeout, "etcd", fmt.Errorf("the newcomer did not catch up: %w", err))
 		}
 	}
-}
-
-// addLearner adds a member that does not vote and starts it.
-func (e *etcdProcess) addLearner(ctx context.Context, name string) (*etcdProcess, error) {
-	peer, err := freeURL()
-	if err != nil {
-		return nil, err
-	}
-	added, err := pb.NewClusterClient(e.conn).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{peer}, IsLearner: true})
-	if err != nil {
-		return nil, fault.New(fault.Internal, "etcd member add", err)
-	}
-	p := &etcdProcess{name: name, dir: filepath.Join(filepath.Dir(e.dir), name), peer: peer, id: added.GetMember().GetID()}
-	return p, p.spawn(e.binary, "--initial-cluster", fmt.Sprintf("%s=%s,%s=%s", e.name, e.peer, name, peer), "--initial-cluster-state", "existing")
-}
-
-// remove removes a member, ends its process and deletes its directory.
-func (e *etcdProcess) remove(ctx context.Context, p *etcdProcess) error {
-	_, err := pb.NewClusterClient(e.conn).MemberRemove(ctx, &pb.MemberRemoveRequest{ID: p.id})
-	if err != nil {
-		err = fault.New(fault.Internal, "etcd member remove", err)
-	}
-	return errors.Join(err, p.stop(), os.RemoveAll(p.dir))
 }
 
 // caughtUp is the time of a join of ours up to where etcd's ends: without the

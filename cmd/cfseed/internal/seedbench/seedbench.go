@@ -76,7 +76,7 @@ func parts() []part {
 		{"leader", leader},
 		{"delta", delta},
 		{"many", many},
-		{"etcd", etcd},
+		{"etcd", besideEtcd},
 		{"projection", projection},
 	}
 }

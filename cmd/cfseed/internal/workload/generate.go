@@ -66,3 +66,15 @@ var (
 		"support", "renewal", "trial", "upgrade", "monthly", "yearly", "contact", "by", "mail", "phone", "before", "after", "customer",
 		"asked", "for", "a", "the", "new", "address", "delivery"}
 )
+
+// Values are so many values of the generator, of size bytes each.
+func Values(seed uint64, count, size int) [][]byte {
+	out := make([][]byte, count)
+	for i, p := range batch(seed, 0, count, size) {
+		out[i] = p.value
+	}
+	return out
+}
+
+// Key is the n-th key that Fill puts.
+func Key(n int) []byte { return []byte(keyOf(uint64(n))) }
