@@ -12,6 +12,9 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/internal/state/mvcc"
+	"github.com/chainfire/cfseed/node/etcdapi"
+	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/node/token"
 	"github.com/chainfire/cfseed/node/watch"
@@ -33,9 +36,18 @@ const (
 	DefaultAuthTTL     = token.DefaultTTL
 	DefaultBcryptCost  = bcrypt.DefaultCost
 	// The memtables of the state are taken from it: with less, hardly any block stays.
-	DefaultCacheBytes   = 96 << 20
-	DefaultProgress     = watch.DefaultProgressInterval
-	DefaultMemTable     = 16 << 20
+	DefaultCacheBytes = 96 << 20
+	DefaultProgress   = watch.DefaultProgressInterval
+	DefaultMemTable   = 16 << 20
+	// Nodes that seed ping a client address as often as this allows them.
+	DefaultKeepaliveMinTime  = 5 * time.Second
+	DefaultKeepaliveInterval = 2 * time.Second
+	DefaultKeepaliveTimeout  = 5 * time.Second
+	DefaultMaxRequestBytes   = etcdapi.DefaultMaxRequestBytes
+	DefaultMaxTxnOps         = mvcc.MaxTxnOps
+	// MaxRequestBytes is the most that MaxRequestBytes of a Config may be: an entry
+	// travels between members in one frame.
+	MaxRequestBytes     = peer.MaxFrame - 1<<20
 	defaultIdleTimeout  = time.Minute
 	defaultSeedSlots    = 8
 	minWatchProgress    = 100 * time.Millisecond // etcd's
@@ -65,6 +77,19 @@ type Config struct {
 	// WatchProgress is how often a quiet watch with progress_notify hears of the
 	// revision; less than 100ms means that.
 	WatchProgress time.Duration
+
+	// Compact says what history is kept; by default all of it.
+	Compact policy.CompactorOptions
+
+	// Limits on clients. MaxTxnOps is at most, and by default, mvcc.MaxTxnOps;
+	// MaxStreams is of one connection, 0 = no limit.
+	MaxRequestBytes int
+	MaxTxnOps       int
+	MaxStreams      uint32
+	// Pings on client connections: how often a client may, how often this node
+	// does when nothing else is heard, and how long it waits for the answer. Where
+	// one of the last two is less than 0, connections are left to TCP.
+	KeepaliveMinTime, KeepaliveInterval, KeepaliveTimeout time.Duration
 
 	Join      []string // endpoints of the cluster to join (C3)
 	Learner   bool     // stay a learner
@@ -161,6 +186,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.MemTableBytes == 0 {
 		c.MemTableBytes = DefaultMemTable
 	}
+	for _, d := range []struct {
+		value *time.Duration
+		def   time.Duration
+	}{{&c.KeepaliveMinTime, DefaultKeepaliveMinTime}, {&c.KeepaliveInterval, DefaultKeepaliveInterval}, {&c.KeepaliveTimeout, DefaultKeepaliveTimeout}} {
+		if *d.value == 0 {
+			*d.value = d.def
+		}
+	}
 	if c.FS == nil {
 		c.FS = vfs.Default
 	}
@@ -177,7 +210,8 @@ func (c Config) withDefaults() (Config, error) {
 func (c Config) check() error {
 	const op = "node"
 	switch {
-	case c.Heartbeat < 0 || c.Election < 0 || c.LeaseTTL < 0 || c.WatchProgress < 0 || c.MaxLearners < 0 || c.Parallel < 0 || c.RateLimit < 0 || c.CacheBytes < 0:
+	case c.Heartbeat < 0 || c.Election < 0 || c.LeaseTTL < 0 || c.WatchProgress < 0 || c.MaxLearners < 0 || c.Parallel < 0 || c.RateLimit < 0 || c.CacheBytes < 0 ||
+		c.MaxRequestBytes < 0 || c.MaxTxnOps < 0 || c.Compact.Period < 0 || c.Compact.Revisions < 0:
 		return fault.Newf(fault.Usage, op, "a duration, number or size is negative")
 	case c.Election < 5*c.Heartbeat:
 		return fault.Newf(fault.Usage, op, "--election-timeout %s must be at least 5 times --heartbeat-interval %s", c.Election, c.Heartbeat)
@@ -185,6 +219,12 @@ func (c Config) check() error {
 		return fault.Newf(fault.Usage, op, "--auth-token-ttl is negative")
 	case c.BcryptCost < bcrypt.MinCost || c.BcryptCost > bcrypt.MaxCost:
 		return fault.Newf(fault.Usage, op, "--bcrypt-cost %d: want %d to %d", c.BcryptCost, bcrypt.MinCost, bcrypt.MaxCost)
+	case c.MaxRequestBytes > MaxRequestBytes:
+		return fault.Newf(fault.Usage, op, "--max-request-bytes %d: members exchange no more than %d", c.MaxRequestBytes, MaxRequestBytes)
+	case c.Compact.Period > 0 && c.Compact.Revisions > 0:
+		return fault.Newf(fault.Usage, op, "history is kept by age or by number of revisions, not by both")
+	case c.MaxTxnOps > mvcc.MaxTxnOps:
+		return fault.Newf(fault.Usage, op, "--max-txn-ops %d: all members refuse transactions of more than %d operations", c.MaxTxnOps, mvcc.MaxTxnOps)
 	case c.AwaitSeed && len(c.Join) > 0:
 		return fault.Newf(fault.Usage, op, "--await-seed and --join exclude each other")
 	case c.Existing && c.InitialCluster == "" && len(c.Join) == 0 && !c.AwaitSeed:

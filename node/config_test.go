@@ -8,6 +8,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
+	"github.com/chainfire/cfseed/node/policy"
 )
 
 func TestConfigIsChecked(t *testing.T) {
@@ -28,6 +29,14 @@ func TestConfigIsChecked(t *testing.T) {
 		{"negative learners", Config{MaxLearners: -1}, fault.Usage},
 		{"negative rate", Config{RateLimit: -1}, fault.Usage},
 		{"negative parallel", Config{Parallel: -1}, fault.Usage},
+		{"negative request", Config{MaxRequestBytes: -1}, fault.Usage},
+		{"largest request", Config{MaxRequestBytes: MaxRequestBytes}, ""},
+		{"larger request", Config{MaxRequestBytes: MaxRequestBytes + 1}, fault.Usage},
+		{"most operations", Config{MaxTxnOps: DefaultMaxTxnOps}, ""},
+		{"more operations", Config{MaxTxnOps: DefaultMaxTxnOps + 1}, fault.Usage},
+		{"history by age and number", Config{Compact: policy.CompactorOptions{Period: 1, Revisions: 1}}, fault.Usage},
+		{"negative history", Config{Compact: policy.CompactorOptions{Revisions: -1}}, fault.Usage},
+		{"no pings", Config{KeepaliveInterval: -1, KeepaliveTimeout: -1}, ""},
 		{"await and join", Config{AwaitSeed: true, Join: []string{"h:1"}}, fault.Usage},
 		{"existing alone", Config{Existing: true}, fault.Usage},
 		{"existing with members", Config{Existing: true, InitialCluster: "a=http://h:1"}, ""},

@@ -16,8 +16,8 @@ import (
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
 
-// etcdVersion is the release of etcd whose API is served.
-const etcdVersion = "3.7.0"
+// EtcdVersion is the release of etcd whose API is served.
+const EtcdVersion = "3.7.0"
 
 // etcdBackend is the running member as etcd's services see it
 // (etcdapi.Backend). What only the leader can do goes through the same
@@ -77,7 +77,7 @@ func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {
 	}
 	size := int64(e.b.dbBytes())
 	_, learner := e.Role()
-	return etcdapi.Status{Version: etcdVersion, DBSize: size, DBSizeInUse: size, Leader: st.Leader, RaftIndex: st.Commit,
+	return etcdapi.Status{Version: EtcdVersion, DBSize: size, DBSizeInUse: size, Leader: st.Leader, RaftIndex: st.Commit,
 		RaftTerm: st.Term, AppliedIndex: applied, IsLearner: learner}, nil
 }
 

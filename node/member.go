@@ -205,7 +205,10 @@ func (m *member) assemble() (err error) {
 	m.core.send = m.transport.Send
 	m.driver = newDriver(m)
 	m.lessor = newLessor(m)
-	m.core.onTick = func(r *replica.Replica) error { return errors.Join(m.driver.tick(r), m.lessor.Tick(r)) }
+	compactor := newCompactor(m)
+	m.core.onTick = func(r *replica.Replica) error {
+		return errors.Join(m.driver.tick(r), m.lessor.Tick(r), compactor.tick(r))
+	}
 	m.core.onResults = m.lessor.Applied
 	conns := &conns{dial: n.dial}
 	last, err := m.log.LastIndex()

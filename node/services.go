@@ -1,7 +1,10 @@
 package node
 
 import (
+	"math"
+
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/netsec"
@@ -27,7 +30,8 @@ func (m *member) services() (*services, error) {
 	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
 	asEtcd := etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches}
 	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election,
-		Tokens: m.tokens, ClientCertAuth: n.cfg.ClientTLS.ClientCertAuth, BcryptCost: n.cfg.BcryptCost})
+		Tokens: m.tokens, ClientCertAuth: n.cfg.ClientTLS.ClientCertAuth, BcryptCost: n.cfg.BcryptCost,
+		MaxRequestBytes: n.cfg.MaxRequestBytes, MaxTxnOps: n.cfg.MaxTxnOps})
 
 	await := n.await
 	if await == nil {
@@ -46,7 +50,7 @@ func (m *member) services() (*services, error) {
 	chainfirev1.RegisterLeasesServer(peerSrv, leases)
 
 	gate := seedGate{rules: func() *auth.Rules { return m.state.machine().Auth() }, client: etcd.Client}
-	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, append(etcd.ServerOptions(), netsec.Gate(gate.ask).ServerOptions()...)...)
+	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, append(append(etcd.ServerOptions(), n.cfg.clientOptions()...), netsec.Gate(gate.ask).ServerOptions()...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -56,4 +60,20 @@ func (m *member) services() (*services, error) {
 	cluster.Register(clientSrv)
 	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
 	return &services{peer: peerSrv, client: clientSrv, etcd: etcd}, nil
+}
+
+// clientOptions are what the flags say about connections of clients. Nodes that
+// seed are among them, so no less than what these do is forbidden.
+func (c Config) clientOptions() []grpc.ServerOption {
+	opts := []grpc.ServerOption{grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{
+		MinTime: min(c.KeepaliveMinTime, DefaultKeepaliveMinTime), PermitWithoutStream: true})}
+	pings := keepalive.ServerParameters{Time: math.MaxInt64}
+	if c.KeepaliveInterval > 0 && c.KeepaliveTimeout > 0 {
+		pings = keepalive.ServerParameters{Time: c.KeepaliveInterval, Timeout: c.KeepaliveTimeout}
+	}
+	opts = append(opts, grpc.KeepaliveParams(pings))
+	if c.MaxStreams > 0 {
+		opts = append(opts, grpc.MaxConcurrentStreams(c.MaxStreams))
+	}
+	return opts
 }

@@ -22,6 +22,7 @@ func commands() []command.Constructor {
 		putCommand,
 		delCommand,
 		watchCommand,
+		completionCommand,
 		versionCommand,
 	}
 }

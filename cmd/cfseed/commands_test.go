@@ -20,7 +20,7 @@ import (
 
 func TestMain(m *testing.M) {
 	for _, variable := range os.Environ() { // flags of whoever runs the tests
-		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "CFSEED_") {
+		if name, _, _ := strings.Cut(variable, "="); strings.HasPrefix(name, "CFSEED_") || strings.HasPrefix(name, etcdPrefix) {
 			if err := os.Unsetenv(name); err != nil {
 				panic(err)
 			}

@@ -10,12 +10,14 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 )
 
 // delResult is the shape of the del command's JSON.
 type delResult struct {
-	Revision int64 `json:"revision"`
-	Deleted  int64 `json:"deleted"`
+	Revision int64             `json:"revision"`
+	Deleted  int64             `json:"deleted"`
+	PrevKVs  []output.KeyValue `json:"prev_kvs"`
 }
 
 func delCommand(env *command.Env) *cli.Command {
@@ -24,8 +26,8 @@ func delCommand(env *command.Env) *cli.Command {
 		Usage:       "Delete keys",
 		ArgsUsage:   "KEY [RANGE_END]",
 		Description: "Prints how many keys were deleted. With RANGE_END, all keys from KEY up to it, without it.",
-		Flags: command.Flags([]cli.Flag{
-			prefixFlag(),
+		Flags: command.Flags(rangeFlags(), []cli.Flag{
+			prevFlag(),
 			hexFlag(),
 		}, command.ShortClientFlags(), command.OutputFlags()),
 		Action: env.Action(del),
@@ -41,14 +43,26 @@ func del(ctx context.Context, c *cli.Context, s *command.Session) error {
 	if err != nil {
 		return err
 	}
-	var result delResult
-	err = dialer.Write(ctx, "del", func(ctx context.Context, conn *grpc.ClientConn) error {
-		resp, err := etcdserverpb.NewKVClient(conn).DeleteRange(ctx, &etcdserverpb.DeleteRangeRequest{Key: key, RangeEnd: end})
-		result = delResult{Revision: revisionOf(resp.GetHeader()), Deleted: resp.GetDeleted()}
+	var resp *etcdserverpb.DeleteRangeResponse
+	err = dialer.Write(ctx, "del", func(ctx context.Context, conn *grpc.ClientConn) (err error) {
+		resp, err = etcdserverpb.NewKVClient(conn).DeleteRange(ctx, &etcdserverpb.DeleteRangeRequest{Key: key, RangeEnd: end, PrevKv: c.Bool("prev-kv")})
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	return s.Out.Result(result, func(w io.Writer) { fmt.Fprintln(w, result.Deleted) })
+	result := delResult{Revision: revisionOf(resp.GetHeader()), Deleted: resp.GetDeleted()}
+	if c.Bool("prev-kv") {
+		result.PrevKVs = []output.KeyValue{}
+	}
+	for _, kv := range resp.GetPrevKvs() {
+		result.PrevKVs = append(result.PrevKVs, output.KeyValueOf(kv, false, c.Bool("hex")))
+	}
+	return s.Out.Result(result, func(w io.Writer) {
+		fmt.Fprintln(w, result.Deleted)
+		show := shower(c.Bool("hex"))
+		for _, kv := range resp.GetPrevKvs() {
+			fmt.Fprintf(w, "%s\n%s\n", show(kv.GetKey()), show(kv.GetValue()))
+		}
+	})
 }

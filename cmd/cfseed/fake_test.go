@@ -265,6 +265,9 @@ func (m *fakeMember) Range(ctx context.Context, req *etcdserverpb.RangeRequest) 
 		resp.Kvs = append(resp.Kvs, &mvccpb.KeyValue{Key: []byte{0xff}, Value: value, CreateRevision: 4, ModRevision: 4, Version: 1})
 		resp.Count, resp.More = 3, true
 	}
+	if req.GetCountOnly() {
+		resp.Kvs, resp.More = nil, false
+	}
 	return resp, nil
 }
 
@@ -278,12 +281,22 @@ func (m *fakeMember) Put(_ context.Context, req *etcdserverpb.PutRequest) (*etcd
 	case string(req.GetKey()) == "full":
 		return nil, gstatus.Error(codes.ResourceExhausted, "etcdserver: mvcc: database space exceeded")
 	}
-	return &etcdserverpb.PutResponse{Header: &etcdserverpb.ResponseHeader{Revision: 10}}, nil
+	resp := &etcdserverpb.PutResponse{Header: &etcdserverpb.ResponseHeader{Revision: 10}}
+	if req.GetPrevKv() {
+		resp.PrevKv = &mvccpb.KeyValue{Key: req.GetKey(), Value: []byte("before"), CreateRevision: 2, ModRevision: 3, Version: 2}
+	}
+	return resp, nil
 }
 
 func (m *fakeMember) DeleteRange(_ context.Context, req *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
 	m.record("DeleteRange", req)
-	return &etcdserverpb.DeleteRangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: 11}, Deleted: 2}, nil
+	resp := &etcdserverpb.DeleteRangeResponse{Header: &etcdserverpb.ResponseHeader{Revision: 11}, Deleted: 2}
+	if req.GetPrevKv() {
+		for _, value := range []string{"one", "two"} {
+			resp.PrevKvs = append(resp.PrevKvs, &mvccpb.KeyValue{Key: req.GetKey(), Value: []byte(value), CreateRevision: 2, ModRevision: 3, Version: 2})
+		}
+	}
+	return resp, nil
 }
 
 func (c *fakeCluster) callCount() int {

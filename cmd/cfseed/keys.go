@@ -23,19 +23,26 @@ func keyArgument(c *cli.Context, i int) ([]byte, error) {
 	return b, nil
 }
 
-// keyRange reads "KEY [RANGE_END]" and --prefix as etcd's pair of key and end:
-// no end = one key, the end {0} = everything from the key on.
+// keyRange reads "KEY [RANGE_END]", --prefix and --from-key as etcd's pair of key
+// and end: no end = one key, the end {0} = everything from the key on.
 func keyRange(c *cli.Context) (key, end []byte, err error) {
 	if key, err = keyArgument(c, 0); err != nil {
 		return nil, nil, err
 	}
+	prefix, from := c.Bool("prefix"), c.Bool("from-key")
 	switch {
-	case c.Bool("prefix") && c.NArg() > 1:
+	case prefix && from:
+		return nil, nil, fault.Newf(fault.Usage, "", "--prefix and --from-key exclude each other")
+	case prefix && c.NArg() > 1:
 		return nil, nil, fault.Newf(fault.Usage, "", "--prefix and RANGE_END exclude each other")
-	case c.Bool("prefix") && len(key) == 0:
+	case from && c.NArg() > 1:
+		return nil, nil, fault.Newf(fault.Usage, "", "--from-key and RANGE_END exclude each other")
+	case (prefix || from) && len(key) == 0:
 		return []byte{0}, []byte{0}, nil // every key
-	case c.Bool("prefix"):
+	case prefix:
 		return key, prefixEnd(key), nil
+	case from:
+		return key, []byte{0}, nil
 	case c.NArg() > 1:
 		end, err = keyArgument(c, 1)
 	}
@@ -61,8 +68,24 @@ func hexFlag() cli.Flag {
 	return &cli.BoolFlag{Name: "hex", Usage: "keys and values are hex, on the command line and in the result"}
 }
 
-func prefixFlag() cli.Flag {
-	return &cli.BoolFlag{Name: "prefix", Usage: "all keys that begin with KEY"}
+// rangeFlags widen KEY to more than one.
+func rangeFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.BoolFlag{Name: "prefix", Usage: "all keys that begin with KEY"},
+		&cli.BoolFlag{Name: "from-key", Usage: "all keys from KEY on"},
+	}
+}
+
+func prevFlag() cli.Flag {
+	return &cli.BoolFlag{Name: "prev-kv", Usage: "also what was there before"}
+}
+
+// shower writes keys and values as text, or as hex where that is asked for.
+func shower(asHex bool) func([]byte) string {
+	if asHex {
+		return hex.EncodeToString
+	}
+	return func(b []byte) string { return string(b) }
 }
 
 func revisionOf(h *etcdserverpb.ResponseHeader) int64 { return h.GetRevision() }

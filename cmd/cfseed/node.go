@@ -29,14 +29,26 @@ func nodeCommand(env *command.Env) *cli.Command {
 		Name:  "node",
 		Usage: "Run a node: a member of a cluster, or a newcomer to one",
 		Description: "With no flags: a cluster of one node on etcd's ports. The line \"ready to serve client requests\"\n" +
-			"on stdout says that clients are served. SIGTERM and SIGINT stop it cleanly.",
-		Flags: command.Flags(nodeMemberFlags(), nodeClusterFlags(), nodeJoinFlags(), nodeSecurityFlags(), command.OutputFlags()),
+			"on stdout says that clients are served. SIGTERM and SIGINT stop it cleanly.\n" +
+			"All flags of etcd are taken; docs/etcd-compatibility.md lists those without effect.",
+		Flags: nodeFlags(),
 		Action: env.Action(func(ctx context.Context, c *cli.Context, s *command.Session) error {
+			if c.Bool("version") {
+				_, err := fmt.Fprintf(s.Stdout, "etcd Version: %s\n%s\n", node.EtcdVersion, thisBuild())
+				return err
+			}
 			if path := c.String("config"); path != "" {
 				if err := applyConfigFile(c, path); err != nil {
 					return err
 				}
+				if err := s.SetLog(c); err != nil {
+					return err
+				}
 			}
+			if err := tellIgnored(c, s.Log); err != nil {
+				return err
+			}
+			tellUnknown(c, os.Environ(), s.Log)
 			cfg, err := nodeConfig(c)
 			if err != nil {
 				return err
@@ -47,6 +59,18 @@ func nodeCommand(env *command.Env) *cli.Command {
 			return node.Run(ctx, cfg)
 		}),
 	}
+}
+
+// nodeFlags are etcd's flags, which etcd's environment sets as well, and ours.
+func nodeFlags() []cli.Flag {
+	etcds := command.Flags(nodeMemberFlags(), nodeLimitFlags(), nodeClusterFlags(), nodeSecurityFlags(), ignoredFlags())
+	ours := command.Flags(nodeOwnFlags(), nodeJoinFlags(), command.OutputFlags())
+	for _, f := range ours {
+		if f.Names()[0] == "log-level" { // which every command has
+			command.AlsoByEnvironment(etcdPrefix, []cli.Flag{f})
+		}
+	}
+	return append(command.AlsoByEnvironment(etcdPrefix, etcds), ours...)
 }
 
 // spareThreads lets more goroutines run at a time than there are processors.
@@ -61,18 +85,25 @@ func spareThreads() {
 }
 
 func nodeMemberFlags() []cli.Flag {
+	heartbeat, election := command.Millis(node.DefaultHeartbeat), command.Millis(node.DefaultElection)
 	return []cli.Flag{
 		&cli.StringFlag{Name: "name", Value: node.DefaultName, Category: categoryMember, Usage: "`NAME` of the node"},
 		&cli.StringFlag{Name: "data-dir", Category: categoryMember, Usage: "data `DIR`; default NAME.cfseed"},
-		&cli.StringFlag{Name: "config", Category: categoryMember, Usage: "YAML `FILE` with flags by name; the command line comes first"},
+		&cli.StringFlag{Name: "config", Aliases: []string{"config-file"}, Category: categoryMember, Usage: "YAML `FILE` with flags by name, or etcd's; the command line and the environment come first"},
 		&cli.StringFlag{Name: "listen-client-urls", Value: node.DefaultClientURL, Category: categoryMember, Usage: "`URLS` to serve clients on; port 0 lets the system choose"},
 		&cli.StringFlag{Name: "advertise-client-urls", Category: categoryMember, Usage: "`URLS` that clients reach; default what is listened on"},
 		&cli.StringFlag{Name: "listen-peer-urls", Value: node.DefaultPeerURL, Category: categoryMember, Usage: "`URLS` to serve members on"},
 		&cli.StringFlag{Name: "listen-metrics-urls", Category: categoryMember, Usage: "`URLS` that answer /metrics"},
-		&cli.DurationFlag{Name: "heartbeat-interval", Value: node.DefaultHeartbeat, Category: categoryMember, Usage: "the leader's heartbeat, `DURATION`"},
-		&cli.DurationFlag{Name: "election-timeout", Value: node.DefaultElection, Category: categoryMember, Usage: "without a leader for `DURATION`, elect one"},
+		&cli.GenericFlag{Name: "heartbeat-interval", Value: &heartbeat, Category: categoryMember, Usage: "the leader's heartbeat, `DURATION`; milliseconds where no unit is given"},
+		&cli.GenericFlag{Name: "election-timeout", Value: &election, Category: categoryMember, Usage: "without a leader for `DURATION`, elect one; milliseconds where no unit is given"},
 		&cli.Uint64Flag{Name: "snapshot-count", Value: node.DefaultTrailing, Category: categoryMember, Usage: "keep `N` log entries behind the applied one"},
 		&cli.DurationFlag{Name: "watch-progress-notify-interval", Value: node.DefaultProgress, Category: categoryMember, Usage: "quiet watches that ask for it hear of the revision every `DURATION`"},
+		&cli.BoolFlag{Name: "version", Category: categoryMember, Usage: "print which version of etcd's API is served, and end"},
+	}
+}
+
+func nodeOwnFlags() []cli.Flag {
+	return []cli.Flag{
 		&cli.BoolFlag{Name: "accept-moved-data-dir", Category: categoryMember, Usage: "the data directory was moved and the original is gone"},
 	}
 }
@@ -122,14 +153,17 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		ListenClient: list(c, "listen-client-urls"), AdvertiseClient: list(c, "advertise-client-urls"),
 		ListenPeer: list(c, "listen-peer-urls"), AdvertisePeer: list(c, "initial-advertise-peer-urls"),
 		ListenMetrics: list(c, "listen-metrics-urls"), InitialCluster: c.String("initial-cluster"), Token: c.String("initial-cluster-token"),
-		Heartbeat: c.Duration("heartbeat-interval"), Election: c.Duration("election-timeout"), Trailing: c.Uint64("snapshot-count"),
+		Heartbeat: command.MillisOf(c, "heartbeat-interval"), Election: command.MillisOf(c, "election-timeout"), Trailing: c.Uint64("snapshot-count"),
 		MaxLearners: c.Int("max-learners"), WatchProgress: c.Duration("watch-progress-notify-interval"), Join: list(c, "join"), Learner: c.Bool("learner"), AwaitSeed: c.Bool("await-seed"),
 		JoinToken: c.String("join-token"), Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")),
 		LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"), AcceptMoved: c.Bool("accept-moved-data-dir"),
 		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"),
 		AuthToken: c.String("auth-token"), AuthTokenTTL: time.Duration(c.Int("auth-token-ttl")) * time.Second, BcryptCost: c.Int("bcrypt-cost"),
 	}
-	var err error
+	err := limits(c, &cfg)
+	if err != nil {
+		return cfg, err
+	}
 	if cfg.User, err = netsec.ParseLogin(c.String("user")); err != nil {
 		return cfg, err
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -22,7 +23,7 @@ func parseNode(t *testing.T, file string, args ...string) (*cli.Context, error) 
 	}
 	var got *cli.Context
 	app := &cli.App{Name: "cfseed", Commands: []*cli.Command{{
-		Name: "node", Flags: append(nodeMemberFlags(), append(nodeClusterFlags(), nodeJoinFlags()...)...),
+		Name: "node", Flags: nodeFlags(),
 		Action: func(c *cli.Context) error { got = c; return applyConfigFile(c, path) },
 	}}}
 	err := app.Run(append([]string{"cfseed", "node"}, args...))
@@ -43,7 +44,7 @@ func TestConfigFile(t *testing.T) {
 	if got := c.String("data-dir"); got != "/somewhere" {
 		t.Errorf("data-dir %q", got)
 	}
-	if got := c.Duration("heartbeat-interval"); got != 50*time.Millisecond {
+	if got := command.MillisOf(c, "heartbeat-interval"); got != 50*time.Millisecond {
 		t.Errorf("heartbeat-interval %s", got)
 	}
 	if got := c.Uint64("snapshot-count"); got != 77 {
@@ -66,11 +67,82 @@ func TestConfigFileRefused(t *testing.T) {
 		"nested":         "name: {a: b}",
 		"bad duration":   "heartbeat-interval: soon",
 		"list of a list": "listen-peer-urls: [{a: b}]",
+		"etcd's itself":  "config-file: other.yaml",
+		"not a section":  "client-transport-security: yes",
+		"no such key":    "peer-transport-security: {cert: x}",
+		"etcd alone":     "client-transport-security: {allowed-cn: [x]}",
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := parseNode(t, file); !fault.Is(err, fault.Usage) {
 				t.Errorf("got %v, want a usage error", err)
 			}
 		})
+	}
+}
+
+// TestEtcdConfigFile: etcd's file has sections, times without a unit, and names
+// without a value.
+func TestEtcdConfigFile(t *testing.T) {
+	c, err := parseNode(t, `
+name: 'm1'
+data-dir: /somewhere
+wal-dir:
+heartbeat-interval: 250
+election-timeout: 2500
+listen-client-urls: https://127.0.0.1:1,https://127.0.0.1:2
+initial-cluster-state: 'existing'
+grpc-keepalive-min-time: 3000000000
+watch-progress-notify-interval: 5m
+auto-compaction-mode: revision
+auto-compaction-retention: 1000
+strict-reconfig-check: true
+client-transport-security:
+  cert-file: /c.pem
+  key-file: /c.key
+  client-cert-auth: true
+  trusted-ca-file: /ca.pem
+  auto-tls: false
+  allowed-cn:
+peer-transport-security:
+  cert-file: /p.pem
+  trusted-ca-file: /pca.pem
+socket-options: {reuse-port: false}
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]string{
+		"name": "m1", "data-dir": "/somewhere", "wal-dir": "", "listen-client-urls": "https://127.0.0.1:1,https://127.0.0.1:2",
+		"initial-cluster-state": "existing", "auto-compaction-retention": "1000", "cert-file": "/c.pem", "key-file": "/c.key",
+		"trusted-ca-file": "/ca.pem", "peer-cert-file": "/p.pem", "peer-trusted-ca-file": "/pca.pem", "peer-key-file": "",
+	} {
+		if got := c.String(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	if !c.Bool("client-cert-auth") || c.Bool("peer-client-cert-auth") || c.IsSet("wal-dir") {
+		t.Error("client-cert-auth, peer-client-cert-auth or wal-dir")
+	}
+	for name, want := range map[string]time.Duration{"grpc-keepalive-min-time": 3 * time.Second, "watch-progress-notify-interval": 5 * time.Minute} {
+		if got := c.Duration(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if got := command.MillisOf(c, "election-timeout"); got != 2500*time.Millisecond {
+		t.Errorf("election-timeout: %s", got)
+	}
+}
+
+// TestConfigFileSuggests: a name that is misspelt is told with the right one.
+func TestConfigFileSuggests(t *testing.T) {
+	for file, want := range map[string]string{
+		"listen-client-url: x":                 "did you mean listen-client-urls?",
+		"client-transport-securty: {}":         "did you mean client-transport-security?",
+		"peer-transport-security: {key-fil: }": "did you mean key-file?",
+		"zzzzz: 1":                             "cfseed node --help lists them",
+	} {
+		if _, err := parseNode(t, file); !fault.Is(err, fault.Usage) || fault.HintOf(err) != want {
+			t.Errorf("%s: %v, hint %q, want %q", file, err, fault.HintOf(err), want)
+		}
 	}
 }

@@ -24,16 +24,24 @@ func versionCommand(env *command.Env) *cli.Command {
 		Usage: "Print which build this is",
 		Flags: command.OutputFlags(),
 		Action: env.Action(func(_ context.Context, _ *cli.Context, s *command.Session) error {
-			v := buildVersion{Version: "unknown"}
-			if info, ok := debug.ReadBuildInfo(); ok {
-				v.Version, v.Go = info.Main.Version, info.GoVersion
-				for _, setting := range info.Settings {
-					if setting.Key == "vcs.revision" {
-						v.Revision = setting.Value
-					}
-				}
-			}
-			return s.Out.Result(v, func(w io.Writer) { fmt.Fprintf(w, "cfseed %s %s %s\n", v.Version, v.Revision, v.Go) })
+			return s.Out.Result(thisBuild(), func(w io.Writer) { fmt.Fprintln(w, thisBuild()) })
 		}),
 	}
+}
+
+func (v buildVersion) String() string {
+	return fmt.Sprintf("cfseed %s %s %s", v.Version, v.Revision, v.Go)
+}
+
+func thisBuild() buildVersion {
+	v := buildVersion{Version: "unknown"}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		v.Version, v.Go = info.Main.Version, info.GoVersion
+		for _, setting := range info.Settings {
+			if setting.Key == "vcs.revision" {
+				v.Revision = setting.Value
+			}
+		}
+	}
+	return v
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"io"
 	"sync"
@@ -35,10 +34,9 @@ func watchCommand(env *command.Env) *cli.Command {
 		ArgsUsage: "KEY [RANGE_END]",
 		Description: "Prints PUT or DELETE, the key and the value, each on a line of its own; with --prev-kv the pair before\n" +
 			"the change comes first. Where a member ends, it goes on at the next endpoint without a gap.",
-		Flags: command.Flags([]cli.Flag{
-			prefixFlag(),
+		Flags: command.Flags(rangeFlags(), []cli.Flag{
 			&cli.Int64Flag{Name: "rev", Usage: "also what was changed since `REVISION`; default from now on"},
-			&cli.BoolFlag{Name: "prev-kv", Usage: "also what was there before"},
+			prevFlag(),
 			hexFlag(),
 		}, command.LongClientFlags(), command.OutputFlags()),
 		Action: env.Action(watchKeys),
@@ -150,10 +148,7 @@ func (w *keyWatch) print(ev *mvccpb.Event) error {
 		shape.PrevKV = &p
 	}
 	return w.s.Out.Result(shape, func(out io.Writer) {
-		show := func(b []byte) string { return string(b) }
-		if w.asHex {
-			show = hex.EncodeToString
-		}
+		show := shower(w.asHex)
 		fmt.Fprintln(out, ev.GetType())
 		if old := ev.GetPrevKv(); old != nil {
 			fmt.Fprintf(out, "%s\n%s\n", show(old.GetKey()), show(old.GetValue()))

@@ -98,11 +98,10 @@ func (e etcdctl) refused(words string, args ...string) {
 
 var (
 	printedID  = regexp.MustCompile(`^Member +([0-9a-f]+) added`)
-	printedEnv = regexp.MustCompile(`(?m)^ETCD_([A-Z_]+)=(".*")$`)
+	printedEnv = regexp.MustCompile(`(?m)^(ETCD_[A-Z_]+)=(".*")$`)
 )
 
-// addMember runs member add and gives the ID and the environment it prints,
-// with the names that cfseed gives to the same flags.
+// addMember runs member add and gives the ID and the environment it prints.
 func (e etcdctl) addMember(n *Node, more ...string) (id string, env []string) {
 	e.t.Helper()
 	text := e.must(append([]string{"member", "add", n.Name, "--peer-urls", n.Peer}, more...)...)
@@ -115,7 +114,7 @@ func (e etcdctl) addMember(n *Node, more ...string) (id string, env []string) {
 		if err != nil {
 			e.t.Fatalf("member add: %s: %v", line[0], err)
 		}
-		env = append(env, "CFSEED_"+line[1]+"="+value)
+		env = append(env, line[1]+"="+value)
 	}
 	if len(env) != 4 {
 		e.t.Fatalf("member add: %s", text)

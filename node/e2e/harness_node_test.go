@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,19 +47,24 @@ type Node struct {
 // wait.
 func (n *Node) Spawn(flags ...string) {
 	n.c.t.Helper()
+	args := []string{"node", "--name", n.Name, "--data-dir", n.DataDir, "--listen-client-urls", n.Client,
+		"--listen-peer-urls", n.Peer, "--listen-metrics-urls", n.Metrics, "--log-level", "info"}
+	n.begin(binary, append(append(args, n.c.Common...), flags...)...)
+}
+
+// begin starts a program as the node's process and does not wait.
+func (n *Node) begin(program string, args ...string) {
+	n.c.t.Helper()
 	if n.Running() {
 		n.c.t.Fatalf("%s runs already", n.Name)
 	}
-	args := []string{"node", "--name", n.Name, "--data-dir", n.DataDir, "--listen-client-urls", n.Client,
-		"--listen-peer-urls", n.Peer, "--listen-metrics-urls", n.Metrics, "--log-level", "info"}
-	args = append(append(args, n.c.Common...), flags...)
 	log, err := os.OpenFile(n.logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		n.c.t.Fatal(err)
 	}
 	defer log.Close() //nolint:errcheck // the process has its own
-	fmt.Fprintf(log, "--- cfseed %s\n", strings.Join(args, " "))
-	cmd := exec.Command(binary, args...)
+	fmt.Fprintf(log, "--- %s %s\n", filepath.Base(program), strings.Join(args, " "))
+	cmd := exec.Command(program, args...)
 	cmd.Stderr = log
 	cmd.Env = append(os.Environ(), n.Env...)
 	out, err := cmd.StdoutPipe()

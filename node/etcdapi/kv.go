@@ -100,7 +100,7 @@ func (k kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*p
 }
 
 func (k kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
-	if err := mvcc.CheckTxn(r); err != nil {
+	if err := mvcc.CheckTxn(r, k.s.opts.MaxTxnOps); err != nil {
 		return nil, err
 	}
 	if !mvcc.IsReadOnly(r) {

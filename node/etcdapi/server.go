@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/reflection"
+
+	"github.com/chainfire/cfseed/internal/state/mvcc"
 )
 
 const (
@@ -28,10 +30,10 @@ const (
 	snapshotMethod = etcdPrefix + "Maintenance/Snapshot"
 )
 
-// Options bound requests. Operations in a transaction are bounded by
-// mvcc.MaxTxnOps, which is a rule of the state machine.
+// Options bound requests.
 type Options struct {
 	MaxRequestBytes int   // 0 = DefaultMaxRequestBytes
+	MaxTxnOps       int   // 0, and no more than, mvcc.MaxTxnOps, which is a rule of the state machine
 	MinLeaseTTL     int64 // seconds; shorter leases are granted this; 0 = 1
 	// Election is the election timeout; a stream that requires a leader ends after
 	// three without one. 0 = one second.
@@ -57,6 +59,9 @@ type Server struct {
 func New(b Backend, o Options) *Server {
 	if o.MaxRequestBytes <= 0 {
 		o.MaxRequestBytes = DefaultMaxRequestBytes
+	}
+	if o.MaxTxnOps <= 0 {
+		o.MaxTxnOps = mvcc.MaxTxnOps
 	}
 	if o.Election <= 0 {
 		o.Election = time.Second

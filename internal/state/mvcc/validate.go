@@ -49,9 +49,10 @@ func CheckDeleteRange(r *etcdserverpb.DeleteRangeRequest) error {
 }
 
 // CheckTxn says what etcd's API would refuse, and every way in which one
-// branch could write a key twice.
-func CheckTxn(r *etcdserverpb.TxnRequest) error {
-	if err := checkOps(r, MaxTxnOps); err != nil {
+// branch could write a key twice. maxOps is MaxTxnOps, or fewer where a member
+// takes fewer from its clients.
+func CheckTxn(r *etcdserverpb.TxnRequest, maxOps int) error {
+	if err := checkOps(r, maxOps); err != nil {
 		return err
 	}
 	for _, branch := range [][]*etcdserverpb.RequestOp{r.GetSuccess(), r.GetFailure()} {

@@ -199,7 +199,7 @@ func Compact(b Batch, req *etcdserverpb.CompactionRequest) (*etcdserverpb.Compac
 // Txn carries out a transaction. All comparisons, those of nested
 // transactions too, are of the state before it.
 func Txn(b Batch, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
-	if err := CheckTxn(req); err != nil {
+	if err := CheckTxn(req, MaxTxnOps); err != nil {
 		return nil, err
 	}
 	w, err := newWriter(b)
@@ -211,7 +211,7 @@ func Txn(b Batch, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, erro
 
 // TxnRead carries out a transaction that writes nothing.
 func TxnRead(ctx context.Context, r Reader, req *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
-	if err := CheckTxn(req); err != nil {
+	if err := CheckTxn(req, MaxTxnOps); err != nil {
 		return nil, err
 	}
 	if !IsReadOnly(req) {

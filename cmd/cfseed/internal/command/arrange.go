@@ -181,7 +181,7 @@ func unknownCommand(app *cli.App, path, level []*cli.Command, word string) error
 		name = path[len(path)-1].HelpName
 	}
 	err := fault.Newf(fault.Usage, "", "%s has no command %q", name, word)
-	if near := nearest(word, commandNames(level)); near != "" {
+	if near := Nearest(word, commandNames(level)); near != "" {
 		return err.WithHint("did you mean %s %s?", name, near)
 	}
 	return err.WithHint("%s --help", name)
@@ -193,7 +193,7 @@ func unknownFlag(cmd *cli.Command, g given) error {
 	for _, f := range cmd.Flags {
 		names = append(names, f.Names()[0])
 	}
-	if near := nearest(g.name, names); near != "" {
+	if near := Nearest(g.name, names); near != "" {
 		return err.WithHint("did you mean --%s?", near)
 	}
 	return err.WithHint("%s --help; put -- before arguments that begin with a dash", cmd.HelpName)
@@ -207,9 +207,9 @@ func commandNames(commands []*cli.Command) []string {
 	return names
 }
 
-// nearest gives the candidate with the fewest letters to change, or "" when
+// Nearest gives the candidate with the fewest letters to change, or "" when
 // none is near: at most a third of the word, and one always.
-func nearest(word string, candidates []string) string {
+func Nearest(word string, candidates []string) string {
 	best, least := "", max(1, len(word)/3)+1
 	for _, c := range candidates {
 		if d := distance(word, c); d < least || (len(word) > 2 && least > 1 && strings.HasPrefix(c, word)) {

@@ -122,14 +122,9 @@ func (e *Env) Action(run Run) cli.ActionFunc {
 		if format != output.JSON && format != output.Text {
 			return fault.Newf(fault.Usage, "", "--%s %q: want %s or %s", flagOutput, format, output.Text, output.JSON)
 		}
-		var level slog.Level
-		if err := level.UnmarshalText([]byte(c.String(flagLogLevel))); err != nil {
-			return fault.Newf(fault.Usage, "", "--%s %q: want debug, info, warn or error", flagLogLevel, c.String(flagLogLevel))
-		}
-		s := &Session{
-			Env: e,
-			Out: output.NewPrinter(e.Stdout, format == output.JSON),
-			Log: slog.New(slog.NewTextHandler(e.Stderr, &slog.HandlerOptions{Level: level})),
+		s := &Session{Env: e, Out: output.NewPrinter(e.Stdout, format == output.JSON)}
+		if err := s.SetLog(c); err != nil {
+			return err
 		}
 		ctx := c.Context
 		limit := c.Duration(flagDeadline) // 0 where there is no such flag
@@ -149,6 +144,27 @@ func (e *Env) Action(run Run) cli.ActionFunc {
 		}
 		return err
 	}
+}
+
+// SetLog makes the log as --log-level has it now.
+func (s *Session) SetLog(c *cli.Context) error {
+	level, err := levelOf(c.String(flagLogLevel))
+	if err != nil {
+		return fault.Newf(fault.Usage, "", "--%s %q: want debug, info, warn or error", flagLogLevel, c.String(flagLogLevel))
+	}
+	s.Log = slog.New(slog.NewTextHandler(s.Stderr, &slog.HandlerOptions{Level: level}))
+	return nil
+}
+
+// levelOf reads a level of the log. Above error etcd has some that end the
+// process; here nothing is logged at those.
+func levelOf(name string) (level slog.Level, err error) {
+	switch name {
+	case "dpanic", "panic", "fatal":
+		return slog.LevelError + 4, nil
+	}
+	err = level.UnmarshalText([]byte(name))
+	return level, err
 }
 
 // checkArguments holds the arguments against the command's ArgsUsage: words in

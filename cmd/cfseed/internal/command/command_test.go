@@ -118,8 +118,8 @@ func TestSuggestions(t *testing.T) {
 		"usr": "user", "zzz": "", "end": "endpoints", "": "",
 	}
 	for word, want := range tests {
-		if got := nearest(word, candidates); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		if got := Nearest(word, candidates); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
 		}
 	}
 	for _, tc := range []struct {

@@ -125,36 +125,61 @@ func Dialer(c *cli.Context, endpoints ...string) (*dial.Dialer, error) {
 	})
 }
 
-// setEnvironment lets the environment set a flag: CFSEED_ and its name.
+// setEnvironment lets the environment set a flag: CFSEED_ and its name, before
+// what the flag names itself.
 func setEnvironment(f cli.Flag) {
-	names := []string{environmentName(f.Names()[0])}
-	switch f := f.(type) {
-	case *cli.StringFlag:
-		f.EnvVars = names
-	case *cli.BoolFlag:
-		f.EnvVars = names
-	case *cli.DurationFlag:
-		f.EnvVars = names
-	case *cli.IntFlag:
-		f.EnvVars = names
-	case *cli.Int64Flag:
-		f.EnvVars = names
-	case *cli.UintFlag:
-		f.EnvVars = names
-	case *cli.Uint64Flag:
-		f.EnvVars = names
-	case *cli.Float64Flag:
-		f.EnvVars = names
-	case *cli.GenericFlag:
-		f.EnvVars = names
-	case *cli.StringSliceFlag:
-		f.EnvVars = names
+	if vars := environmentOf(f); vars != nil {
+		*vars = append([]string{environmentName(f.Names()[0])}, *vars...)
 	}
 }
 
-func environmentName(flag string) string {
-	return "CFSEED_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+// AlsoByEnvironment lets another program's environment set its flags: the
+// prefix and the flag's last long name.
+func AlsoByEnvironment(prefix string, flags []cli.Flag) []cli.Flag {
+	for _, f := range flags {
+		name := f.Names()[0]
+		for _, n := range f.Names() {
+			if len(n) > 1 {
+				name = n
+			}
+		}
+		if vars := environmentOf(f); vars != nil {
+			*vars = append(*vars, prefix+upper(name))
+		}
+	}
+	return flags
 }
+
+// environmentOf gives the names of the variables that set a flag.
+func environmentOf(f cli.Flag) *[]string {
+	switch f := f.(type) {
+	case *cli.StringFlag:
+		return &f.EnvVars
+	case *cli.BoolFlag:
+		return &f.EnvVars
+	case *cli.DurationFlag:
+		return &f.EnvVars
+	case *cli.IntFlag:
+		return &f.EnvVars
+	case *cli.Int64Flag:
+		return &f.EnvVars
+	case *cli.UintFlag:
+		return &f.EnvVars
+	case *cli.Uint64Flag:
+		return &f.EnvVars
+	case *cli.Float64Flag:
+		return &f.EnvVars
+	case *cli.GenericFlag:
+		return &f.EnvVars
+	case *cli.StringSliceFlag:
+		return &f.EnvVars
+	}
+	return nil
+}
+
+func environmentName(flag string) string { return "CFSEED_" + upper(flag) }
+
+func upper(flag string) string { return strings.ToUpper(strings.ReplaceAll(flag, "-", "_")) }
 
 // Bytes is a flag value: a number of bytes, with or without a unit (B, KB, MB,
 // GB, TB; KiB, MiB, GiB, TiB).
@@ -201,4 +226,40 @@ func (b *Bytes) String() string {
 		return "0"
 	}
 	return strconv.FormatUint(uint64(*b), 10)
+}
+
+// Millis is a flag value: a duration above nothing. A number without a unit is
+// milliseconds, as etcd has it.
+type Millis time.Duration
+
+// MillisOf reads a flag of type Millis.
+func MillisOf(c *cli.Context, name string) time.Duration {
+	if m, ok := c.Generic(name).(*Millis); ok {
+		return time.Duration(*m)
+	}
+	return 0
+}
+
+// Set parses s.
+func (m *Millis) Set(s string) error {
+	if _, err := strconv.ParseUint(s, 10, 64); err == nil {
+		s += "ms"
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return fmt.Errorf("%q is no duration above nothing, such as 100 (milliseconds) or 1s", s)
+	}
+	*m = Millis(d)
+	return nil
+}
+
+// Get gives the duration, for flag.Getter.
+func (m *Millis) Get() any { return time.Duration(*m) }
+
+// String gives what Set reads.
+func (m *Millis) String() string {
+	if m == nil {
+		return "0s"
+	}
+	return time.Duration(*m).String()
 }

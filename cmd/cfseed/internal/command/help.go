@@ -72,6 +72,9 @@ func writeFlags(text *bytes.Buffer, flags []cli.Flag) {
 	var order []string
 	groups := map[string][]cli.Flag{}
 	for _, f := range flags {
+		if v, ok := f.(cli.VisibleFlag); ok && !v.IsVisible() {
+			continue
+		}
 		category := ""
 		if c, ok := f.(cli.CategorizableFlag); ok {
 			category = c.GetCategory()
