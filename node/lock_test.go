@@ -141,6 +141,43 @@ func TestElectionsOfBothKinds(t *testing.T) {
 	both("news")
 }
 
+// TestLockAcrossLeaders: one that waits at a follower gets the lock under the
+// next leader.
+func TestLockAcrossLeaders(t *testing.T) {
+	leader, _, rest := parted(t, func(*Config) {})
+	c := rest[1].clientOf()
+	at := func(s *seated) v3lockpb.LockClient {
+		return v3lockpb.NewLockClient(connect(t, s.n.cfg.AdvertiseClient[0]))
+	}
+	held, err := at(rest[1]).Lock(within(t), &v3lockpb.LockRequest{Name: []byte("n")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waiter := at(rest[0])
+	done := make(chan error, 1)
+	go func() {
+		_, err := waiter.Lock(within(t), &v3lockpb.LockRequest{Name: []byte("n")})
+		done <- err
+	}()
+	waitFor(t, "the other waits", func() bool {
+		resp, err := c.Get(within(t), "n/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		return err == nil && resp.Count == 2
+	})
+	if err := leader.end(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the holder gives it up", func() bool {
+		_, err := at(rest[1]).Unlock(within(t), &v3lockpb.UnlockRequest{Key: held.GetKey()})
+		return err == nil
+	})
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	if resp, err := c.Get(within(t), "n/", clientv3.WithPrefix()); err != nil || len(resp.Kvs) != 1 {
+		t.Errorf("the queue is %v, %v", resp, err)
+	}
+}
+
 // TestLocksEndWithTheNode: a node that is asked to stop waits for no lock.
 func TestLocksEndWithTheNode(t *testing.T) {
 	n := start(t, "n", Config{}).ready()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"strings"
@@ -34,8 +35,8 @@ func nodeCommand(env *command.Env) *cli.Command {
 		Flags: nodeFlags(),
 		Action: env.Action(func(ctx context.Context, c *cli.Context, s *command.Session) error {
 			if c.Bool("version") {
-				_, err := fmt.Fprintf(s.Stdout, "etcd Version: %s\n%s\n", node.EtcdVersion, thisBuild())
-				return err
+				v := nodeVersion{node.EtcdVersion, thisBuild()}
+				return s.Out.Result(v, func(w io.Writer) { fmt.Fprintf(w, "etcd Version: %s\n%s\n", v.EtcdVersion, v.buildVersion) })
 			}
 			if path := c.String("config"); path != "" {
 				if err := applyConfigFile(c, path); err != nil {
@@ -59,6 +60,12 @@ func nodeCommand(env *command.Env) *cli.Command {
 			return node.Run(ctx, cfg)
 		}),
 	}
+}
+
+// nodeVersion is the shape of --version in JSON.
+type nodeVersion struct {
+	EtcdVersion string `json:"etcd_version"`
+	buildVersion
 }
 
 // nodeFlags are etcd's flags, which etcd's environment sets as well, and ours.

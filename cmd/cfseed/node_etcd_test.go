@@ -249,4 +249,7 @@ func TestEtcdVersion(t *testing.T) {
 	if code != 0 || stderr != "" || !strings.HasPrefix(stdout, "etcd Version: 3.") || !strings.Contains(stdout, "\ncfseed ") {
 		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
 	}
+	if code, stdout, _ := runArgs(t.Context(), "", "node", "--version", "-o", "json"); code != 0 || !strings.HasPrefix(stdout, `{"etcd_version":"3.`) || !strings.Contains(stdout, `"go":"go`) {
+		t.Errorf("as JSON: exit %d, %q", code, stdout)
+	}
 }

@@ -10,7 +10,7 @@ import (
 	"testing"
 )
 
-// etcdScript is cfseed behind etcd's name, as docs/operations.md has it.
+// etcdScript is cfseed behind etcd's name, as docs/etcd-compatibility.md has it.
 func etcdScript(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "etcd")
