@@ -73,7 +73,7 @@ func completedOf(commands []*cli.Command) []completed {
 		}
 		for _, f := range flags {
 			d, ok := f.(cli.DocGenerationFlag)
-			if v, can := f.(cli.VisibleFlag); !ok || can && !v.IsVisible() {
+			if !ok || !command.Shown(f) {
 				continue
 			}
 			c.flags = append(c.flags, named{"--" + f.Names()[0], strings.ReplaceAll(d.GetUsage(), "`", ""), d.TakesValue()})

@@ -101,7 +101,9 @@ func applySetting(c *cli.Context, written, name string, value any) error {
 		known []string
 	)
 	for _, f := range c.Command.Flags {
-		known = append(known, f.Names()...)
+		if command.Shown(f) {
+			known = append(known, f.Names()...)
+		}
 		if slices.Contains(f.Names(), name) {
 			flag = f
 		}

@@ -63,7 +63,7 @@ func TestEtcdFlags(t *testing.T) {
 				t.Errorf("--%s is there twice: a flag that is served does not belong into etcdFlags", name)
 			}
 			seen[name] = true
-			if v, ok := f.(cli.VisibleFlag); ok && v.IsVisible() && got[name] == "" && want[name] != "" {
+			if command.Shown(f) && got[name] == "" && want[name] != "" {
 				got[name] = "served"
 			}
 		}
@@ -225,6 +225,7 @@ func TestEtcdFlagsAreTold(t *testing.T) {
 		{name: "refused with a value", args: "--discovery-srv example.com", forbidden: "--discovery-srv example.com: members are named by"},
 		{name: "refused by the environment", env: map[string]string{"ETCD_UNSAFE_NO_FSYNC": "true"}, forbidden: "--unsafe-no-fsync true"},
 		{name: "unknown", args: "--listen-client-url http://x:1", forbidden: "did you mean --listen-client-urls?"},
+		{name: "unknown, near one without effect", args: "--snapshots 5", forbidden: "cfseed node --help"},
 		{name: "unknown in the environment", env: map[string]string{"ETCD_NMAE": "x"}, said: "unknown variable in the environment"},
 		{name: "level that ends the process", args: "--log-level panic"},
 	} {

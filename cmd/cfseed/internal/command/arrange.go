@@ -191,7 +191,9 @@ func unknownFlag(cmd *cli.Command, g given) error {
 	err := fault.Newf(fault.Usage, "", "%s has no flag %s", cmd.HelpName, g.written)
 	var names []string
 	for _, f := range cmd.Flags {
-		names = append(names, f.Names()[0])
+		if Shown(f) {
+			names = append(names, f.Names()[0])
+		}
 	}
 	if near := Nearest(g.name, names); near != "" {
 		return err.WithHint("did you mean --%s?", near)

@@ -72,7 +72,7 @@ func writeFlags(text *bytes.Buffer, flags []cli.Flag) {
 	var order []string
 	groups := map[string][]cli.Flag{}
 	for _, f := range flags {
-		if v, ok := f.(cli.VisibleFlag); ok && !v.IsVisible() {
+		if !Shown(f) {
 			continue
 		}
 		category := ""
@@ -102,6 +102,13 @@ func writeFlags(text *bytes.Buffer, flags []cli.Flag) {
 	if len(flags) > 0 {
 		fmt.Fprintf(text, "Each flag can be set by the environment: --%s by %s.\n\n", flags[0].Names()[0], environmentName(flags[0].Names()[0]))
 	}
+}
+
+// Shown reports whether a flag is shown to users: one that is not is taken, and
+// nobody is led to it.
+func Shown(f cli.Flag) bool {
+	v, ok := f.(cli.VisibleFlag)
+	return !ok || v.IsVisible()
 }
 
 // flagSyntax gives "-o, --output FORMAT"; the placeholder is what the usage
