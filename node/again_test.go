@@ -29,13 +29,13 @@ func TestMemberRunsAgain(t *testing.T) {
 	}
 	n := &node{cfg: cfg, dir: datadir.At(cfg.FS, cfg.DataDir), logger: cfg.Logger, registry: registry{prometheus.NewRegistry()}}
 	n.metrics = newMetrics(n.registry)
-	if n.fronts, err = openFronts(t.Context(), &n.cfg); err != nil {
+	if n.fronts, err = openFronts(t.Context(), &n.cfg, n.registry.Registry); err != nil {
 		t.Fatal(err)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.fronts.run(gctx, n.registry.Registry) })
+	g.Go(func() error { return n.fronts.run(gctx) })
 	id, err := n.bootstrap()
 	if err != nil {
 		t.Fatal(err)

@@ -74,7 +74,8 @@ type purger struct {
 	fed     int64 // watches need history after this revision
 	held    bool  // something was due but for them
 	of      *state.Machine
-	done    int64         // nothing before this revision is left but what it needs
+	rows    int64         // the writes before this revision are gone
+	done    int64         // ... and what it has replaced itself
 	changed chan struct{} // closed and replaced when done rises; nil: nobody waits
 }
 
@@ -86,7 +87,11 @@ func (p *purger) due(m *state.Machine) bool {
 	if p.of == m && to <= p.done {
 		return false
 	}
-	p.held = to > p.fed+1
+	needs := to - 1 // watches may ask for a write and for the version before it
+	if p.of == m && to <= p.rows {
+		needs = to
+	}
+	p.held = needs > p.fed
 	return !p.held
 }
 
@@ -113,13 +118,27 @@ func (p *purger) step(m *state.Machine) error {
 		return nil
 	}
 	upTo := m.CompactRevision()
-	more, err := m.Purge(purgeSteps)
+	p.mu.Lock()
+	last := p.of == m && upTo <= p.rows
+	p.mu.Unlock()
+	purge := m.Purge
+	if last {
+		purge = m.PurgeLast
+	}
+	more, err := purge(purgeSteps)
 	if err != nil || more {
 		return err
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.of, p.done = m, upTo
+	if !last && upTo > 0 {
+		if p.of != m {
+			p.done = 0
+		}
+		p.of, p.rows = m, upTo
+		return nil
+	}
+	p.of, p.rows, p.done = m, upTo, upTo
 	if p.changed != nil {
 		close(p.changed)
 		p.changed = nil
@@ -136,7 +155,8 @@ func (p *purger) wait() (done int64, changed <-chan struct{}) {
 	return p.done, p.changed
 }
 
-// waitPurged returns when the history before the revision is off this member.
+// waitPurged returns when all that no revision from this one on shows is off this
+// member.
 func (c *core) waitPurged(ctx context.Context, revision int64) error {
 	for {
 		done, changed := c.purge.wait()

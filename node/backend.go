@@ -10,6 +10,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
+	"github.com/chainfire/cfseed/internal/state/store"
 	"github.com/chainfire/cfseed/node/clusterapi"
 	"github.com/chainfire/cfseed/node/peer"
 	"github.com/chainfire/cfseed/node/policy"
@@ -112,13 +113,12 @@ func (b *backend) LocalStatus() *chainfirev1.MemberStatus {
 		DbBytes: b.dbBytes(), Revision: uint64(m.Revision()), Reachable: true}
 }
 
-func (b *backend) dbBytes() uint64 {
-	var n uint64
-	err := b.state.read(func(m *state.Machine) error { n = m.Store().DiskBytes(); return nil })
-	if err != nil {
-		return 0 // stopping
-	}
-	return n
+func (b *backend) dbBytes() uint64 { return uint64(b.space().Disk) }
+
+// space is what the state takes; zero when this member is stopping.
+func (b *backend) space() (space store.Space) {
+	_ = b.state.read(func(m *state.Machine) error { space = m.Store().Space(); return nil })
+	return space
 }
 
 func (b *backend) Sent(to uint64) clusterapi.Sent {

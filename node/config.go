@@ -35,6 +35,9 @@ const (
 	DefaultAuthToken   = "simple"
 	DefaultAuthTTL     = token.DefaultTTL
 	DefaultBcryptCost  = bcrypt.DefaultCost
+	DefaultQuota       = 2 << 30
+	// DefaultCorruptCheck is our own: etcd does not check until it is told to.
+	DefaultCorruptCheck = time.Minute
 	// The memtables of the state are taken from it: with less, hardly any block stays.
 	DefaultCacheBytes = 96 << 20
 	DefaultProgress   = watch.DefaultProgressInterval
@@ -74,6 +77,12 @@ type Config struct {
 	Election    time.Duration
 	Trailing    uint64 // entries kept behind the applied index (--snapshot-count)
 	MaxLearners int
+	// Quota is how many bytes the state may have in use before NOSPACE is raised
+	// and puts are refused; 0 = DefaultQuota, less = no limit.
+	Quota int64
+	// CorruptCheck is how often the leader compares all members; 0 =
+	// DefaultCorruptCheck, less = never.
+	CorruptCheck time.Duration
 	// WatchProgress is how often a quiet watch with progress_notify hears of the
 	// revision; less than 100ms means that.
 	WatchProgress time.Duration
@@ -173,6 +182,12 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.BcryptCost == 0 {
 		c.BcryptCost = DefaultBcryptCost
+	}
+	if c.Quota == 0 {
+		c.Quota = DefaultQuota
+	}
+	if c.CorruptCheck == 0 {
+		c.CorruptCheck = DefaultCorruptCheck
 	}
 	if c.LeaseTTL == 0 {
 		c.LeaseTTL = DefaultLeaseTTL

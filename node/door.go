@@ -108,10 +108,13 @@ type room struct {
 
 // serve runs srv for the room's connections until ctx ends and every handler
 // has returned.
-func (r *room) serve(ctx context.Context, srv *grpc.Server) error {
+func (r *room) serve(ctx context.Context, srv *grpc.Server) error { return r.serveOn(ctx, srv, r) }
+
+// serveOn is serve with a listener around the room.
+func (r *room) serveOn(ctx context.Context, srv *grpc.Server, l net.Listener) error {
 	stop := context.AfterFunc(ctx, srv.Stop)
 	defer stop()
-	err := srv.Serve(r)
+	err := srv.Serve(l)
 	if ctx.Err() != nil || errors.Is(err, grpc.ErrServerStopped) {
 		srv.Stop() // waits for the one that ctx began
 		return nil

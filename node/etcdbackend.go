@@ -29,6 +29,7 @@ type etcdBackend struct {
 	leases  *leases
 	ids     *leaseIDs
 	watches *watch.Hub
+	*maintenance
 }
 
 func (e etcdBackend) Propose(ctx context.Context, client *envelope.Client, kind envelope.Kind, body proto.Message) (state.Result, error) {
@@ -75,9 +76,9 @@ func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {
 	if err := e.b.core.status(ctx, &st); err != nil {
 		return etcdapi.Status{}, err
 	}
-	size := int64(e.b.dbBytes())
+	space := e.b.space()
 	_, learner := e.Role()
-	return etcdapi.Status{Version: EtcdVersion, DBSize: size, DBSizeInUse: size, Leader: st.Leader, RaftIndex: st.Commit,
+	return etcdapi.Status{Version: EtcdVersion, DBSize: space.Disk, DBSizeInUse: space.InUse, DBSizeQuota: max(e.quota.limit, 0), Leader: st.Leader, RaftIndex: st.Commit,
 		RaftTerm: st.Term, AppliedIndex: applied, IsLearner: learner}, nil
 }
 

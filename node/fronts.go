@@ -4,16 +4,15 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
-	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/netsec"
@@ -34,12 +33,14 @@ type fronts struct {
 	// they were given, or the system chose the port. Else the cluster may know
 	// better ones, from --initial-cluster or `member add`.
 	reachable bool
+	web       *web
+	logger    *slog.Logger
 	loops     loops
 }
 
 // openFronts listens and completes the advertised URLs in cfg.
-func openFronts(ctx context.Context, cfg *Config) (*fronts, error) {
-	f := &fronts{meter: &transfer.ConnMeter{}, loops: cfg.loops}
+func openFronts(ctx context.Context, cfg *Config, r *prometheus.Registry) (*fronts, error) {
+	f := &fronts{meter: &transfer.ConnMeter{}, web: newWeb(r), logger: cfg.Logger, loops: cfg.loops}
 	var opened []net.Listener
 	open := func(urls []string) ([]net.Listener, []string, error) {
 		var ls []net.Listener
@@ -122,23 +123,12 @@ func closeAll(ls []net.Listener) error {
 }
 
 // run keeps the doors until ctx ends.
-func (f *fronts) run(ctx context.Context, registry *prometheus.Registry) error {
+func (f *fronts) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(f.loops.lasting(gctx, "client door", f.client.run))
 	g.Go(f.loops.lasting(gctx, "peer door", f.peer.run))
 	if len(f.metrics) > 0 {
-		mux := http.NewServeMux()
-		mux.Handle("/metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-		srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
-		for _, l := range f.metrics {
-			g.Go(func() error {
-				if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-					return err
-				}
-				return nil
-			})
-		}
-		g.Go(func() error { <-gctx.Done(); return srv.Close() })
+		g.Go(func() error { return serveHTTP(gctx, f.metrics, f.web, f.logger) })
 	}
 	return g.Wait()
 }
@@ -146,18 +136,38 @@ func (f *fronts) run(ctx context.Context, registry *prometheus.Registry) error {
 // newServer makes a gRPC server for the listeners of urls: TLS where they say
 // so, every RPC through the gate, faults mapped to statuses.
 func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerOption) (*grpc.Server, error) {
+	if len(urls) == 0 {
+		return n.makeServer(nil, more...), nil
+	}
+	u, err := netsec.ParseURL(urls[0])
+	if err != nil {
+		return nil, err
+	}
+	creds, err := files.ServerCredentials(u)
+	if err != nil {
+		return nil, err
+	}
+	return n.makeServer(creds, more...), nil
+}
+
+// newClientServer is newServer for the clients' address, which HTTP has a part of.
+func (n *node) newClientServer(more ...grpc.ServerOption) (*grpc.Server, *netsec.Split, error) {
+	u, err := netsec.ParseURL(n.cfg.ListenClient[0])
+	if err != nil {
+		return nil, nil, err
+	}
+	split, err := n.cfg.ClientTLS.Split(u, n.fronts.client.listeners[0].Addr())
+	if err != nil {
+		return nil, nil, err
+	}
+	return n.makeServer(split.Credentials(), more...), split, nil
+}
+
+func (n *node) makeServer(creds credentials.TransportCredentials, more ...grpc.ServerOption) *grpc.Server {
 	// Stop waits for the handlers: they use stores that are closed afterwards.
 	opts := append(transfer.ServerOptions(), grpc.WaitForHandlers(true))
 	opts = append(opts, peer.ServerOptions()...)
-	if len(urls) > 0 {
-		u, err := netsec.ParseURL(urls[0])
-		if err != nil {
-			return nil, err
-		}
-		creds, err := files.ServerCredentials(u)
-		if err != nil {
-			return nil, err
-		}
+	if creds != nil {
 		opts = append(opts, grpc.Creds(creds))
 	}
 	opts = append(opts,
@@ -170,7 +180,7 @@ func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerO
 		}))
 	// The gate comes before any other rule: who may not ask learns nothing.
 	opts = append(opts, netsec.Gate(n.cfg.Authorize).ServerOptions()...)
-	return grpc.NewServer(append(opts, more...)...), nil
+	return grpc.NewServer(append(opts, more...)...)
 }
 
 // dial connects to a member or newcomer by URL; peers' certificates are used,

@@ -63,7 +63,7 @@ func bootstrapped(t *testing.T, cfg Config) *member {
 	n := &node{cfg: cfg, dir: datadir.At(cfg.FS, cfg.DataDir), logger: cfg.Logger, registry: registry{prometheus.NewRegistry()}}
 	n.metrics = newMetrics(n.registry)
 	var err error
-	if n.fronts, err = openFronts(t.Context(), &n.cfg); err != nil {
+	if n.fronts, err = openFronts(t.Context(), &n.cfg, n.registry.Registry); err != nil {
 		t.Fatal(err)
 	}
 	id, err := n.bootstrap()
@@ -81,7 +81,7 @@ func bootstrapped(t *testing.T, cfg Config) *member {
 func serveUntilEnd(t *testing.T, m *member) {
 	ctx, stop := context.WithCancel(context.Background())
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return m.n.fronts.run(gctx, m.n.registry.Registry) })
+	g.Go(func() error { return m.n.fronts.run(gctx) })
 	g.Go(func() error { return m.run(gctx, nil) })
 	t.Cleanup(func() {
 		stop()

@@ -43,6 +43,7 @@ type member struct {
 	pace       *transfer.Pace // seeds give way to writes
 	backend    *backend
 	leader     *leaderWatch
+	quota      *quota
 	watches    *watch.Hub
 	tokens     token.Provider
 	stranded   *stranded
@@ -167,6 +168,7 @@ func (m *member) assemble() (err error) {
 	m.tokens.Reset(m.state.machine().Applied().Index)
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
+	m.quota = newQuota(n.cfg.Quota, m.state)
 	m.watches = watch.New(history{m.state}, watch.Options{ProgressInterval: n.cfg.WatchProgress, Fed: func(rev int64) { m.core.fed(rev) }})
 	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
 	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, loops: n.cfg.loops, done: make(chan struct{}),
@@ -279,6 +281,8 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	g.Go(loops.lasting(gctx, "watches", m.watches.Run))
 	g.Go(loops.lasting(gctx, "streams", srv.etcd.Run))
 	g.Go(loops.lasting(gctx, "flusher", m.flusher))
+	g.Go(loops.lasting(gctx, "quota", m.followQuota))
+	g.Go(loops.lasting(gctx, "comparison", m.compareMembers))
 	g.Go(loops.lasting(gctx, "seeds", m.seeds.run))
 	g.Go(loops.lasting(gctx, "sums", m.seeds.sumAhead))
 	g.Go(func() error {
@@ -293,7 +297,7 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 	})
 	peerRoom, clientRoom := m.n.fronts.peer.take(), m.n.fronts.client.take() // before anybody hears that we are ready
 	inner.Go(loops.lasting(ictx, "peer service", func(ctx context.Context) error { return peerRoom.serve(ctx, srv.peer) }))
-	g.Go(loops.lasting(gctx, "client service", func(ctx context.Context) error { return clientRoom.serve(ctx, srv.client) }))
+	g.Go(loops.lasting(gctx, "client service", func(ctx context.Context) error { return m.serveClients(ctx, clientRoom, srv) }))
 	g.Go(func() error {
 		defer srv.etcd.Shutdown()
 		if err := m.announce(gctx, beside); err != nil {

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/store"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/raftlog"
 )
@@ -75,6 +76,12 @@ func (m *metrics) watch(r prometheus.Registerer, st *stateBox, log *raftlog.Log,
 			return 0
 		}
 	}
+	space := func(part func(store.Space) int64) func() float64 {
+		return func() (n float64) {
+			_ = st.read(func(s *state.Machine) error { n = float64(part(s.Store().Space())); return nil }) // 0 when stopping
+			return n
+		}
+	}
 	for _, g := range []struct {
 		name, help string
 		value      func() float64
@@ -82,6 +89,9 @@ func (m *metrics) watch(r prometheus.Registerer, st *stateBox, log *raftlog.Log,
 		{"cfseed_applied_index", "Index of the last entry applied.", read(func(s *state.Machine) float64 { return float64(s.Applied().Index) })},
 		{"cfseed_revision", "Current revision of the key-value store.", read(func(s *state.Machine) float64 { return float64(s.Revision()) })},
 		{"cfseed_seed_leases", "Live seed leases.", read(func(s *state.Machine) float64 { return float64(len(s.SeedLeases())) })},
+		{"cfseed_state_bytes", "Bytes of the state's files.", space(func(s store.Space) int64 { return s.Disk })},
+		{"cfseed_state_in_use_bytes", "Bytes that the state has in use, as the quota reckons.", space(func(s store.Space) int64 { return s.InUse })},
+		{"cfseed_alarms", "Alarms that stand.", read(func(s *state.Machine) float64 { return float64(len(s.Alarms())) })},
 		{"cfseed_log_bytes", "Bytes of the Raft log's entries.", func() float64 { return float64(log.BytesAfter(0)) }},
 		{"cfseed_has_leader", "1 when a leader is known.", func() float64 {
 			if leader.current() != 0 {

@@ -73,6 +73,27 @@ func TestPurgeWaitsForWatches(t *testing.T) {
 	if kept(2) || kept(3) || !kept(4) {
 		t.Errorf("fed up to 3: kept from 2 %t, 3 %t, 4 %t", kept(2), kept(3), kept(4))
 	}
+	versions := func() int {
+		t.Helper()
+		v := st.View()
+		older, err := v.Older(store.MVCC, []byte("k"), 6)
+		if err = errors.Join(err, v.Close()); err != nil {
+			t.Fatal(err)
+		}
+		return len(older)
+	}
+	step() // revision 4 is still needed, and what it replaced with it
+	if n := versions(); n != 3 || c.purge.done == 4 {
+		t.Errorf("fed up to 3: %d versions, done up to %d", n, c.purge.done)
+	}
+	c.fed(4)
+	if n := len(c.applies.drain()); n != 1 {
+		t.Errorf("the apply worker was woken %d times for what the compact revision replaced", n)
+	}
+	step()
+	if n := versions(); n != 2 || c.purge.done != 4 || !kept(4) {
+		t.Errorf("fed up to 4: %d versions, done up to %d", n, c.purge.done)
+	}
 	c.fed(5)
 	if n := len(c.applies.drain()); n != 0 {
 		t.Errorf("woken %d times with nothing to purge", n)

@@ -85,7 +85,7 @@ func (s *seated) run() {
 	}
 	n := &node{cfg: cfg, dir: datadir.At(cfg.FS, cfg.DataDir), logger: cfg.Logger, registry: registry{prometheus.NewRegistry()}}
 	n.metrics = newMetrics(n.registry)
-	if n.fronts, err = openFronts(s.t.Context(), &n.cfg); err != nil {
+	if n.fronts, err = openFronts(s.t.Context(), &n.cfg, n.registry.Registry); err != nil {
 		s.t.Fatal(err)
 	}
 	id, err := n.dir.ReadIdentity()
@@ -104,7 +104,7 @@ func (s *seated) run() {
 	ctx, stop := context.WithCancel(context.Background())
 	open, shut := context.WithCancel(context.Background())
 	g := errgroup.Group{}
-	g.Go(func() error { return n.fronts.run(open, n.registry.Registry) })
+	g.Go(func() error { return n.fronts.run(open) })
 	g.Go(func() error {
 		defer shut()
 		return errors.Join(m.run(ctx, nil), m.close())

@@ -66,7 +66,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if id, err := n.dir.ReadIdentity(); err == nil && cfg.Name == DefaultName && id.Name != "" {
 		n.cfg.Name = id.Name
 	}
-	if n.fronts, err = openFronts(ctx, &n.cfg); err != nil {
+	if n.fronts, err = openFronts(ctx, &n.cfg, n.registry.Registry); err != nil {
 		return err
 	}
 	return n.run(ctx, class)
@@ -79,7 +79,7 @@ func (n *node) run(ctx context.Context, class datadir.Class) error {
 	// hears its followers for that.
 	open, shut := context.WithCancel(context.WithoutCancel(ctx))
 	defer shut()
-	g.Go(func() error { return n.fronts.run(open, n.registry.Registry) })
+	g.Go(func() error { return n.fronts.run(open) })
 	g.Go(func() error {
 		defer shut() // a node whose life has ended closes its doors
 		err := n.live(gctx, class)

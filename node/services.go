@@ -19,6 +19,7 @@ import (
 // services are the servers of a member's two addresses.
 type services struct {
 	peer, client *grpc.Server
+	split        *netsec.Split   // the clients' HTTP
 	etcd         *etcdapi.Server // its health service follows the member
 }
 
@@ -28,8 +29,8 @@ func (m *member) services() (*services, error) {
 	n := m.n
 	cluster := clusterapi.New(m.backend)
 	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
-	asEtcd := etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches}
-	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Election: n.cfg.Election,
+	asEtcd := etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches, newMaintenance(m)}
+	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Version: EtcdVersion, Election: n.cfg.Election,
 		Tokens: m.tokens, ClientCertAuth: n.cfg.ClientTLS.ClientCertAuth, BcryptCost: n.cfg.BcryptCost,
 		MaxRequestBytes: n.cfg.MaxRequestBytes, MaxTxnOps: n.cfg.MaxTxnOps})
 
@@ -50,7 +51,7 @@ func (m *member) services() (*services, error) {
 	chainfirev1.RegisterLeasesServer(peerSrv, leases)
 
 	gate := seedGate{rules: func() *auth.Rules { return m.state.machine().Auth() }, client: etcd.Client}
-	clientSrv, err := n.newServer(n.cfg.ListenClient, n.cfg.ClientTLS, append(append(etcd.ServerOptions(), n.cfg.clientOptions()...), netsec.Gate(gate.ask).ServerOptions()...)...)
+	clientSrv, split, err := n.newClientServer(append(append(etcd.ServerOptions(), n.cfg.clientOptions()...), netsec.Gate(gate.ask).ServerOptions()...)...)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func (m *member) services() (*services, error) {
 		Watch: func() concurrency.Watches { return m.watches.Open() }}.Register(clientSrv)
 	cluster.Register(clientSrv)
 	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
-	return &services{peer: peerSrv, client: clientSrv, etcd: etcd}, nil
+	return &services{peer: peerSrv, client: clientSrv, split: split, etcd: etcd}, nil
 }
 
 // clientOptions are what the flags say about connections of clients. Nodes that

@@ -1,9 +1,11 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"sync"
 
+	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/state"
 )
 
@@ -21,13 +23,16 @@ type stateBox struct {
 type openMachine struct {
 	m       *state.Machine
 	readers sync.WaitGroup
+	leaves  chan struct{} // closed when it is to be closed
 }
+
+func opened(m *state.Machine) *openMachine { return &openMachine{m: m, leaves: make(chan struct{})} }
 
 // set gives an empty box its first machine.
 func (b *stateBox) set(m *state.Machine) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.cur = &openMachine{m: m}
+	b.cur = opened(m)
 }
 
 // machine gives the current machine to the apply worker, the only one that
@@ -44,17 +49,56 @@ func (b *stateBox) machine() *state.Machine {
 
 // read runs fn while the machine can not be closed.
 func (b *stateBox) read(fn func(*state.Machine) error) error {
-	b.mu.Lock()
-	if b.cur == nil || b.closed {
-		b.mu.Unlock()
+	cur := b.enter()
+	if cur == nil {
 		return errStopping()
 	}
-	cur := b.cur
-	cur.readers.Add(1)
-	b.mu.Unlock()
 	defer cur.readers.Done()
 	return fn(cur.m)
 }
+
+// enter keeps the current machine open until the reader says that it is done;
+// nil when there is none.
+func (b *stateBox) enter() *openMachine {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.cur == nil || b.closed {
+		return nil
+	}
+	b.cur.readers.Add(1)
+	return b.cur
+}
+
+// readLong is read for what may take long: the context that fn gets ends also
+// when the machine is to be closed, which a Raft snapshot waits for.
+func (b *stateBox) readLong(ctx context.Context, fn func(context.Context, *state.Machine) error) error {
+	cur := b.enter()
+	if cur == nil {
+		return errStopping()
+	}
+	defer cur.readers.Done()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	ended := make(chan struct{})
+	followed := make(chan struct{})
+	go func() {
+		defer close(followed)
+		select {
+		case <-cur.leaves:
+			cancel(errReplaced)
+		case <-ended:
+		}
+	}()
+	err := fn(ctx, cur.m)
+	close(ended)
+	<-followed
+	if err != nil && context.Cause(ctx) == errReplaced {
+		return fault.New(fault.Unreachable, "read state", errReplaced).WithHint("ask again")
+	}
+	return err
+}
+
+var errReplaced = errors.New("this member's state was replaced meanwhile")
 
 // replace opens the next machine for whoever comes, and closes the one before
 // when its last reader is done.
@@ -65,8 +109,9 @@ func (b *stateBox) replace(open func() (*state.Machine, error)) error {
 	}
 	b.mu.Lock()
 	old := b.cur
-	b.cur = &openMachine{m: next}
+	b.cur = opened(next)
 	b.mu.Unlock()
+	close(old.leaves)
 	old.readers.Wait()
 	return old.m.Store().Close()
 }
@@ -81,6 +126,7 @@ func (b *stateBox) close() error {
 	}
 	b.closed = true
 	b.mu.Unlock()
+	close(old.leaves)
 	old.readers.Wait()
 	return errors.Join(old.m.Store().Flush(), old.m.Store().Close())
 }

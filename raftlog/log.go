@@ -35,6 +35,9 @@ type Log struct {
 
 	mu sync.RWMutex
 	s  shape
+
+	// cmu is held for reading through a compaction, which can be long.
+	cmu sync.RWMutex
 }
 
 // Open opens the log in dir, <data-dir>/raft, creating it when it is absent,
@@ -89,6 +92,8 @@ func (l *Log) load() (fresh bool, err error) {
 // touching the disk and gives the failure that broke it. Closing twice is
 // allowed.
 func (l *Log) Close() error {
+	l.cmu.Lock()
+	defer l.cmu.Unlock()
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if l.closed {

@@ -59,6 +59,7 @@ func Dir(ctx context.Context, fs vfs.FS, dataDir string, o Options) (report *Rep
 		{"members", v.members},
 		{"leases", v.leases},
 		{"users", v.users},
+		{"alarms", v.alarms},
 		{"block_checksums", v.blockChecksums},
 		{"levels", v.levels},
 		{"digest", v.digest},

@@ -19,7 +19,7 @@ import (
 	"github.com/chainfire/cfseed/raftlog"
 )
 
-var checkNames = []string{"identity", "seed_manifest", "raft_log", "state", "applied", "members", "leases", "users", "block_checksums", "levels", "digest"}
+var checkNames = []string{"identity", "seed_manifest", "raft_log", "state", "applied", "members", "leases", "users", "alarms", "block_checksums", "levels", "digest"}
 
 func (r *Report) check(name string) Check {
 	for _, c := range r.Checks {
@@ -215,6 +215,10 @@ func TestDamage(t *testing.T) {
 			plant: func(f *fixture) {
 				f.inBatch(func(b *store.Batch) error { return b.Set(store.Lease, []byte{1}, nil) })
 			}, path: func(f *fixture) string { return f.dir.State(1) }},
+		{name: "unreadable alarm", check: "alarms", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
+			plant: func(f *fixture) {
+				f.inBatch(func(b *store.Batch) error { return b.Set(store.Alarms, []byte{1}, nil) })
+			}, path: func(f *fixture) string { return f.dir.State(1) }},
 
 		{name: "permissions that nobody manages", check: "users", quick: true, shape: func(f *fixture) { f.unapplied = 1 },
 			plant: func(f *fixture) {
@@ -231,7 +235,7 @@ func TestDamage(t *testing.T) {
 			plant: func(f *fixture) { f.exchangeTables() }, path: func(f *fixture) string { return f.dir.State(1) }},
 		{name: "record changed below the digest", check: "digest",
 			plant: func(f *fixture) {
-				f.editState(func(db *pebble.DB) error { return db.Set([]byte("\x0aalarm\x00"), []byte("x"), pebble.Sync) })
+				f.editState(func(db *pebble.DB) error { return db.Set([]byte("\x0amember 1\x00\x00\x00\x01\x00"), nil, pebble.Sync) })
 			}, path: func(f *fixture) string { return f.dir.State(1) }},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

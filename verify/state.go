@@ -9,6 +9,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/alarm"
 	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/member"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
@@ -130,6 +131,25 @@ func (v *verifier) users(context.Context) (string, error) {
 		detail += ", permissions are asked for"
 	}
 	return detail, nil
+}
+
+// alarms reads the alarms that stand.
+func (v *verifier) alarms(context.Context) (string, error) {
+	if v.view == nil {
+		return "", errSkip("the state could not be read")
+	}
+	all, err := alarm.All(v.view)
+	if err != nil {
+		return "", v.storeDamage(err)
+	}
+	if len(all) == 0 {
+		return "none", nil
+	}
+	var texts []string
+	for _, a := range all {
+		texts = append(texts, fmt.Sprintf("%s of member %016x", a.GetAlarm(), a.GetMemberID()))
+	}
+	return strings.Join(texts, ", "), nil
 }
 
 // ownRecord says what the table knows of this directory's member.

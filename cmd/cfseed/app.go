@@ -16,6 +16,7 @@ func commands() []command.Constructor {
 		pullCommand,
 		pushCommand,
 		verifyCommand,
+		snapshotCommand,
 		memberCommand,
 		statusCommand,
 		getCommand,

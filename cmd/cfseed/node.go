@@ -100,11 +100,13 @@ func nodeMemberFlags() []cli.Flag {
 		&cli.StringFlag{Name: "listen-client-urls", Value: node.DefaultClientURL, Category: categoryMember, Usage: "`URLS` to serve clients on; port 0 lets the system choose"},
 		&cli.StringFlag{Name: "advertise-client-urls", Category: categoryMember, Usage: "`URLS` that clients reach; default what is listened on"},
 		&cli.StringFlag{Name: "listen-peer-urls", Value: node.DefaultPeerURL, Category: categoryMember, Usage: "`URLS` to serve members on"},
-		&cli.StringFlag{Name: "listen-metrics-urls", Category: categoryMember, Usage: "`URLS` that answer /metrics"},
+		&cli.StringFlag{Name: "listen-metrics-urls", Category: categoryMember, Usage: "further `URLS` that answer /metrics, /health, /livez and /readyz"},
 		&cli.GenericFlag{Name: "heartbeat-interval", Value: &heartbeat, Category: categoryMember, Usage: "the leader's heartbeat, `DURATION`; milliseconds where no unit is given"},
 		&cli.GenericFlag{Name: "election-timeout", Value: &election, Category: categoryMember, Usage: "without a leader for `DURATION`, elect one; milliseconds where no unit is given"},
 		&cli.Uint64Flag{Name: "snapshot-count", Value: node.DefaultTrailing, Category: categoryMember, Usage: "keep `N` log entries behind the applied one"},
 		&cli.DurationFlag{Name: "watch-progress-notify-interval", Value: node.DefaultProgress, Category: categoryMember, Usage: "quiet watches that ask for it hear of the revision every `DURATION`"},
+		&cli.Int64Flag{Name: "quota-backend-bytes", Category: categoryMember, Usage: "refuse puts when the state has `N` bytes; 0 = 2 GiB, -1 = no limit"},
+		&cli.DurationFlag{Name: "corrupt-check-time", Value: node.DefaultCorruptCheck, Category: categoryMember, Usage: "the leader compares the members every `DURATION`; 0 = never"},
 		&cli.BoolFlag{Name: "version", Category: categoryMember, Usage: "print which version of etcd's API is served, and end"},
 	}
 }
@@ -164,8 +166,12 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		MaxLearners: c.Int("max-learners"), WatchProgress: c.Duration("watch-progress-notify-interval"), Join: list(c, "join"), Learner: c.Bool("learner"), AwaitSeed: c.Bool("await-seed"),
 		JoinToken: c.String("join-token"), Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")),
 		LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"), AcceptMoved: c.Bool("accept-moved-data-dir"),
+		Quota: c.Int64("quota-backend-bytes"), CorruptCheck: c.Duration("corrupt-check-time"),
 		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"),
 		AuthToken: c.String("auth-token"), AuthTokenTTL: time.Duration(c.Int("auth-token-ttl")) * time.Second, BcryptCost: c.Int("bcrypt-cost"),
+	}
+	if cfg.CorruptCheck == 0 {
+		cfg.CorruptCheck = -1
 	}
 	err := limits(c, &cfg)
 	if err != nil {

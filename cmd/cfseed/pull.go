@@ -26,11 +26,11 @@ func pullCommand(env *command.Env) *cli.Command {
 	leaseBytes := command.Bytes(node.DefaultLeaseBytes)
 	return &cli.Command{
 		Name:  "pull",
-		Usage: "Seed a data directory from a running member, or from the directory of a stopped one",
+		Usage: "Seed a data directory from a running member, the directory of a stopped one, or an archive",
 		Description: "Run again to resume. `cfseed node --data-dir DIR --join ENDPOINTS` then goes straight to admission,\n" +
 			"as long as the seed's lease lives.",
 		Flags: command.Flags([]cli.Flag{
-			&cli.StringFlag{Name: "from", Usage: "`SOURCE`: client addresses of members, separated by commas, or the data directory of a stopped member"},
+			&cli.StringFlag{Name: "from", Usage: "`SOURCE`: client addresses of members, separated by commas, the data directory of a stopped member, or an archive"},
 			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
 			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
 			&cli.StringFlag{Name: "delta", Usage: "take what did not change from `OLD-DIR`, the data directory of a member that no longer runs; it is only read"},
@@ -81,8 +81,7 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	if join.IsDirectory(vfs.Default, c.String("from")) {
 		cfg.Donor = c.String("from")
 	} else if _, err := os.Stat(c.String("from")); err == nil {
-		return fault.Newf(fault.Usage, "", "--from %s is a file", c.String("from")).
-			WithHint("a seed comes from members, by their client addresses, or from the data directory of a stopped one")
+		cfg.Archive = c.String("from")
 	} else {
 		cfg.Endpoints = list(c, "from")
 	}

@@ -33,7 +33,7 @@ func TestPullOfAnOfflineSourceHasNulls(t *testing.T) {
 	}
 }
 
-// A file is told to be none of the sources, and not asked for as a host.
+// A file that is no archive is told to be none, and not asked for as a host.
 func TestPullFromAFile(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "archive")
@@ -41,7 +41,7 @@ func TestPullFromAFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	code, stdout, stderr := runArgs(t.Context(), "", "pull", "--from", file, "--data-dir", filepath.Join(dir, "new"), "--timeout", "1s", "-o", "json")
-	if code != 2 || !strings.Contains(stdout, `"usage"`) || !strings.Contains(stdout, "is a file") {
+	if code != 4 || !strings.Contains(stdout, `"corrupt"`) || !strings.Contains(stdout, "it ends too early") {
 		t.Errorf("exit %d: %s%s", code, stdout, stderr)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "new")); !os.IsNotExist(err) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/alarm"
 	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/lease"
@@ -125,7 +126,7 @@ func (m *Machine) apply(e Entry) (Result, error) {
 func (m *Machine) copies(res Result) (*memberTables, *auth.Rules, error) {
 	switch {
 	case res.Err != nil:
-	case writesMembers(res.Kind):
+	case writesCopied(res.Kind):
 		t, err := readTables(m.batch)
 		return &t, m.rules, err
 	case writesAuth(res.Kind):
@@ -135,9 +136,9 @@ func (m *Machine) copies(res Result) (*memberTables, *auth.Rules, error) {
 	return nil, m.rules, nil
 }
 
-// writesMembers reports whether entries of the kind change the tables of
-// package member.
-func writesMembers(k envelope.Kind) bool { return k >= envelope.ClusterInit }
+// writesCopied reports whether entries of the kind change tables that the
+// machine has copies of.
+func writesCopied(k envelope.Kind) bool { return k >= envelope.ClusterInit || k == envelope.Alarm }
 
 // carryOut writes the entry's effects to the batch. A refusal goes to res.Err;
 // the error is fatal.
@@ -181,13 +182,16 @@ func refused(err error) bool {
 
 func (m *Machine) dispatch(index uint64, env envelope.Envelope, res *Result) (proto.Message, error) {
 	b := m.batch
+	if err := m.forbids(env.Kind); err != nil {
+		return nil, err
+	}
 	switch env.Kind {
 	case envelope.Put:
 		return run(b, index, env, new(etcdserverpb.PutRequest), permitted(m, env, (*auth.Rules).CheckPut, mvcc.Put))
 	case envelope.DeleteRange:
 		return run(b, index, env, new(etcdserverpb.DeleteRangeRequest), permitted(m, env, (*auth.Rules).CheckDeleteRange, mvcc.DeleteRange))
 	case envelope.Txn:
-		return run(b, index, env, new(etcdserverpb.TxnRequest), permitted(m, env, (*auth.Rules).CheckTxn, mvcc.Txn))
+		return run(b, index, env, new(etcdserverpb.TxnRequest), m.capped(permitted(m, env, (*auth.Rules).CheckTxn, mvcc.Txn)))
 	case envelope.Compact:
 		return run(b, index, env, new(etcdserverpb.CompactionRequest), mvcc.Compact)
 	case envelope.LeaseGrant:
@@ -196,6 +200,10 @@ func (m *Machine) dispatch(index uint64, env envelope.Envelope, res *Result) (pr
 		return runLease(b, index, env, new(etcdserverpb.LeaseRevokeRequest), res, m.revokeOf(env.Client))
 	case envelope.LeaseCheckpoint:
 		return runLease(b, index, env, new(etcdserverpb.LeaseCheckpointRequest), res, lease.Checkpoint)
+	case envelope.Alarm:
+		return run(b, index, env, new(etcdserverpb.AlarmRequest), func(_ mvcc.Batch, req *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
+			return alarm.Apply(b, req)
+		})
 	}
 	if isAuth(env.Kind) {
 		return m.manage(index, env, res)

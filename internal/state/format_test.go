@@ -123,6 +123,9 @@ func (f *fixture) readings() string {
 	for _, l := range f.m.SeedLeases() {
 		say("seed lease", l)
 	}
+	for _, a := range f.m.Alarms() {
+		say("alarm", a)
+	}
 	leases, err := f.m.Leases()
 	say("leases", fmt.Sprint(leases, err))
 	for _, l := range leases {
@@ -166,6 +169,8 @@ func sampleLog(t *testing.T, d *datadriven.TestData) *sample {
 		f.sampleAuth()
 	case "members":
 		f.sampleMembers()
+	case "alarms":
+		f.sampleAlarms()
 	default:
 		d.Fatalf(t, "unknown command %s", d.Cmd)
 	}
@@ -268,6 +273,17 @@ func (f *sample) sampleAuth() {
 	client(envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: "gone", HashedPassword: hash})
 	client(envelope.UserDelete, &etcdserverpb.AuthUserDeleteRequest{Name: "gone"})
 	client(envelope.Authenticate, &etcdserverpb.InternalAuthenticateRequest{Name: "root", SimpleToken: strings.Repeat("5a", 32)})
+}
+
+// sampleAlarms leaves an alarm of each type, and none of one that was disarmed.
+func (f *sample) sampleAlarms() {
+	alarm := func(action etcdserverpb.AlarmRequest_AlarmAction, id uint64, t etcdserverpb.AlarmType) {
+		f.carry(envelope.Alarm, &etcdserverpb.AlarmRequest{Action: action, MemberID: id, Alarm: t})
+	}
+	alarm(etcdserverpb.AlarmRequest_ACTIVATE, idA, etcdserverpb.AlarmType_NOSPACE)
+	alarm(etcdserverpb.AlarmRequest_ACTIVATE, idB, etcdserverpb.AlarmType_NOSPACE)
+	alarm(etcdserverpb.AlarmRequest_ACTIVATE, 0, etcdserverpb.AlarmType_CORRUPT)
+	alarm(etcdserverpb.AlarmRequest_DEACTIVATE, idB, etcdserverpb.AlarmType_NOSPACE)
 }
 
 // sampleMembers leaves a member in each state and leases with and without a

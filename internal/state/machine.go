@@ -12,6 +12,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/state/alarm"
 	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/internal/state/member"
@@ -27,6 +28,7 @@ type Machine struct {
 	batch  *store.Batch // Apply's
 	broken error        // Apply's; the first fatal error
 	rules  *auth.Rules  // Apply's; after the last entry
+	purged []byte       // Apply's; row of the compact revision that PurgeLast goes on after
 
 	mu    sync.RWMutex
 	now   published
@@ -50,6 +52,7 @@ type memberTables struct {
 	cluster *entryv1.ClusterRecord
 	members []*entryv1.MemberRecord
 	leases  []*entryv1.SeedLease
+	alarms  []*etcdserverpb.AlarmMember
 }
 
 // Open gives the machine of a store. The store stays the caller's to close; a
@@ -73,11 +76,12 @@ func Open(s *store.Store) (*Machine, error) {
 func readTables(r member.Reader) (memberTables, error) {
 	var (
 		t    memberTables
-		errs [3]error
+		errs [4]error
 	)
 	t.cluster, errs[0] = member.Cluster(r)
 	t.members, errs[1] = member.Members(r)
 	t.leases, errs[2] = member.SeedLeases(r)
+	t.alarms, errs[3] = alarm.All(r)
 	return t, errors.Join(errs[:]...)
 }
 
@@ -117,6 +121,12 @@ func (m *Machine) ConfState() *entryv1.ConfState { return clone(m.view().conf) }
 
 // Digest is the digest of all tables at Applied.
 func (m *Machine) Digest() [16]byte { return m.view().digest }
+
+// DigestAndRevision are those of one applied entry.
+func (m *Machine) DigestAndRevision() ([16]byte, int64) {
+	now := m.view()
+	return now.digest, now.revision
+}
 
 // DigestAt is the digest after the entry at index, if it is among the last
 // 65536 applied since the machine was opened.
@@ -162,6 +172,9 @@ func (m *Machine) Member(id uint64) *entryv1.MemberRecord {
 
 // SeedLeases are the live seed leases, by ID; copies.
 func (m *Machine) SeedLeases() []*entryv1.SeedLease { return cloneAll(m.tables().leases) }
+
+// Alarms are the alarms that stand, by member ID; copies.
+func (m *Machine) Alarms() []*etcdserverpb.AlarmMember { return cloneAll(m.tables().alarms) }
 
 // Store is the store underneath.
 func (m *Machine) Store() *store.Store { return m.store }
@@ -220,6 +233,13 @@ func (m *Machine) History(ctx context.Context, h mvcc.History) (mvcc.Bounds, err
 	return at, closing(err, v)
 }
 
+// HashAt hashes the keys at a revision as of one applied entry; see mvcc.HashAt.
+func (m *Machine) HashAt(ctx context.Context, rev int64) (mvcc.Hash, error) {
+	v := m.store.View()
+	h, err := mvcc.HashAt(ctx, v, rev)
+	return h, closing(err, v)
+}
+
 // closing closes v and prefers err, unchanged: callers compare it.
 func closing(err error, v *store.View) error {
 	if cerr := v.Close(); err == nil {
@@ -231,17 +251,37 @@ func closing(err error, v *store.View) error {
 // Purge removes compacted history, at most limit writes of it, and reports
 // whether more is left. It belongs to the goroutine that calls Apply.
 func (m *Machine) Purge(limit int) (more bool, err error) {
+	err = m.prune(func(v *store.View, p *store.Prune) (err error) {
+		more, err = mvcc.Purge(v, p, limit)
+		return err
+	})
+	return more, err
+}
+
+// PurgeLast removes what the compact revision itself has replaced, for at most
+// limit of its writes, and reports whether more is left; see mvcc.PurgeLast. It
+// belongs to the goroutine that calls Apply.
+func (m *Machine) PurgeLast(limit int) (more bool, err error) {
+	err = m.prune(func(v *store.View, p *store.Prune) (err error) {
+		m.purged, err = mvcc.PurgeLast(v, p, m.purged, limit)
+		return err
+	})
+	return m.purged != nil, err
+}
+
+// prune removes history as fn says.
+func (m *Machine) prune(fn func(*store.View, *store.Prune) error) error {
 	if m.broken != nil {
-		return false, m.broken
+		return m.broken
 	}
 	v := m.store.View()
 	p := m.store.NewPrune()
-	more, err = mvcc.Purge(v, p, limit)
-	if err = closing(err, v); err == nil {
+	err := closing(fn(v, p), v)
+	if err == nil {
 		err = p.Commit()
 	}
 	if err = errors.Join(err, p.Close()); err != nil {
 		m.broken = fault.New(fault.CodeOf(err), "purge history", err)
 	}
-	return more, m.broken
+	return m.broken
 }

@@ -20,13 +20,25 @@ import (
 
 // source draws the entries of a log. index is that of the next entry, so that
 // members and leases, which are named after indexes, can be met.
-type source struct{ index uint64 }
+type source struct {
+	index uint64
+	users bool // it begins with a user and a role, so that grants meet them
+}
 
 func (s *source) id(t *rapid.T) uint64 { return rapid.Uint64Range(1, s.index+1).Draw(t, "id") }
 
 func (s *source) next(t *rapid.T) state.Entry {
 	s.index++
+	if s.index == 1 {
+		s.users = rapid.Bool().Draw(t, "users")
+	}
 	conf, kind, body := s.body(t)
+	switch {
+	case s.users && s.index == 1:
+		conf, kind, body = nil, envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: "root", HashedPassword: "aGFzaA=="}
+	case s.users && s.index == 2:
+		conf, kind, body = nil, envelope.RoleAdd, &etcdserverpb.AuthRoleAddRequest{Name: "r"}
+	}
 	e := state.Entry{Index: s.index, Term: 1 + s.index/20}
 	if body == nil {
 		return e
@@ -105,6 +117,9 @@ func (s *source) body(t *rapid.T) (*state.ConfChange, envelope.Kind, proto.Messa
 	case 20:
 		return nil, envelope.LeaseCheckpoint, &etcdserverpb.LeaseCheckpointRequest{Checkpoints: []*etcdserverpb.LeaseCheckpoint{
 			{ID: lease(), Remaining_TTL: rapid.Int64Range(-1, 100).Draw(t, "left")}, {ID: lease(), Remaining_TTL: 1}}}
+	case 29:
+		return nil, envelope.Alarm, &etcdserverpb.AlarmRequest{Action: etcdserverpb.AlarmRequest_AlarmAction(rapid.IntRange(0, 2).Draw(t, "action")),
+			MemberID: rapid.Uint64Range(0, 1).Draw(t, "whose"), Alarm: etcdserverpb.AlarmType(rapid.IntRange(0, 3).Draw(t, "alarm"))}
 	case 21, 22, 23:
 		r := put()
 		r.Lease = lease()
@@ -121,9 +136,9 @@ func (s *source) auth(t *rapid.T) (envelope.Kind, proto.Message) {
 	user := rapid.SampledFrom([]string{"root", "ada"}).Draw(t, "user")
 	role := rapid.SampledFrom([]string{"root", "r"}).Draw(t, "role")
 	switch rapid.IntRange(0, 13).Draw(t, "auth") {
-	case 0, 1:
+	case 0:
 		return envelope.UserAdd, &etcdserverpb.AuthUserAddRequest{Name: user, HashedPassword: "aGFzaA=="}
-	case 2:
+	case 10:
 		return envelope.UserDelete, &etcdserverpb.AuthUserDeleteRequest{Name: user}
 	case 3:
 		return envelope.UserChangePassword, &etcdserverpb.AuthUserChangePasswordRequest{Name: user, HashedPassword: fmt.Sprintf("%04d", s.index)}
@@ -131,11 +146,11 @@ func (s *source) auth(t *rapid.T) (envelope.Kind, proto.Message) {
 		return envelope.UserGrantRole, &etcdserverpb.AuthUserGrantRoleRequest{User: user, Role: role}
 	case 6:
 		return envelope.UserRevokeRole, &etcdserverpb.AuthUserRevokeRoleRequest{Name: user, Role: role}
-	case 7:
+	case 1, 7:
 		return envelope.RoleAdd, &etcdserverpb.AuthRoleAddRequest{Name: role}
 	case 8:
 		return envelope.RoleDelete, &etcdserverpb.AuthRoleDeleteRequest{Role: role}
-	case 9, 10:
+	case 2, 9:
 		return envelope.RoleGrantPermission, &etcdserverpb.AuthRoleGrantPermissionRequest{Name: role,
 			Perm: &authpb.Permission{PermType: authpb.Permission_READWRITE, Key: []byte("a"), RangeEnd: []byte("c")}}
 	case 11:
@@ -231,7 +246,7 @@ func TestMembersAgree(t *testing.T) {
 	t.Log(kinds)
 	for _, k := range []envelope.Kind{envelope.Put, envelope.DeleteRange, envelope.Txn, envelope.Compact, envelope.ClusterInit,
 		envelope.ReserveMember, envelope.OpenSeedLease, envelope.BootstrapVoter, envelope.LeaseGrant, envelope.LeaseRevoke, envelope.LeaseCheckpoint,
-		envelope.UserAdd, envelope.RoleAdd, envelope.RoleGrantPermission, envelope.UserGrantRole} {
+		envelope.UserAdd, envelope.RoleAdd, envelope.RoleGrantPermission, envelope.UserGrantRole, envelope.Alarm} {
 		if kinds[k] == 0 {
 			t.Errorf("no %s was carried out", k)
 		}

@@ -29,6 +29,7 @@ func TestEtcdctl(t *testing.T) {
 	ctlLease(e)
 	ctlLocks(e)
 	ctlEndpoints(t, c, e, nodes)
+	ctlMaintenance(c, e, nodes)
 	ctlMembers(t, c, e)
 	ctlAuth(e)
 	ctlQuorum(c, e, others[1])
@@ -157,7 +158,7 @@ func ctlEndpoints(t *testing.T, c *Cluster, e etcdctl, nodes []*Node) {
 			n := nodes[slices.IndexFunc(nodes, func(n *Node) bool { return n.Client == st.Endpoint })]
 			s, was := st.Status, before[i].Status
 			if fmt.Sprintf("%016x", s.GetHeader().GetMemberId()) != n.ID || s.GetIsLearner() || len(s.GetErrors()) > 0 || s.GetVersion() == "" ||
-				s.GetDbSize() <= 0 || s.GetDbSizeInUse() != s.GetDbSize() || s.GetDbSizeQuota() != 0 || s.GetStorageVersion() != "" ||
+				s.GetDbSizeInUse() <= 0 || s.GetDbSizeInUse() > s.GetDbSize() || s.GetDbSizeQuota() != 2<<30 || s.GetStorageVersion() != "" ||
 				s.GetRaftAppliedIndex() > s.GetRaftIndex() || s.GetRaftIndex() < was.GetRaftIndex() || s.GetDowngradeInfo().GetEnabled() {
 				t.Errorf("status of %s: was %v, is %v", n.Name, was, s)
 			}

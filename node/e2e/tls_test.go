@@ -185,6 +185,12 @@ func TestTLS(t *testing.T) {
 		t.Errorf("member add of a node with a certificate of strangers: %s", r)
 	}
 	w.CheckOn(first, second, third, fourth)
+	for name, config := range map[string]*tls.Config{"": clients.clientTLS(clients, "probe"), "a stranger": clients.clientTLS(strangers, "stranger")} {
+		code, body, err := page(t, first.Client+"/health?serializable=true", config)
+		if (err == nil) != (name == "") || err == nil && (code != 200 || body != `{"health":"true","reason":""}`) {
+			t.Errorf("%s asks for the health: %d %q, %v", name, code, body, err)
+		}
+	}
 }
 
 // wrongClient wants etcd's client to be refused with the configuration.

@@ -59,6 +59,8 @@ type Backend interface {
 	// PromoteMember refuses (fault.Refused) a learner that is not caught up.
 	PromoteMember(ctx context.Context, id uint64) error
 	UpdateMember(ctx context.Context, id uint64, peerURLs []string) error
+
+	Maintainer
 }
 
 // Tokens makes and reads the tokens of users.

@@ -56,6 +56,7 @@ type local struct {
 	leaseIDs   atomic.Int64
 	tokens     token.Provider
 	watches    *watch.Hub
+	upkeep
 }
 
 func newLocal(t *testing.T) *local {

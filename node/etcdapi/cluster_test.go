@@ -207,44 +207,6 @@ func TestMembersAfterAChange(t *testing.T) {
 	}
 }
 
-func TestMaintenance(t *testing.T) {
-	s := serve(t, etcdapi.Options{}, nil)
-	st, err := s.cli.Status(ctx(t), s.conn.Target()[len("passthrough:///"):])
-	if err != nil {
-		t.Fatal(err)
-	}
-	if st.Version != "3.7.0" || st.DbSize != 4096 || st.DbSizeInUse != 1024 || st.DbSizeQuota != 1<<30 || st.Leader != selfID ||
-		st.RaftIndex != 11 || st.RaftTerm != 2 || st.RaftAppliedIndex != 10 || st.IsLearner || len(st.Errors) != 1 ||
-		st.Header.GetRevision() != s.m.Revision() || st.DowngradeInfo == nil || st.DowngradeInfo.GetEnabled() {
-		t.Errorf("%v", st)
-	}
-	s.leader.Store(0)
-	st, err = s.cli.Status(ctx(t), s.conn.Target()[len("passthrough:///"):])
-	if err != nil || len(st.Errors) != 2 || st.Errors[1] != "etcdserver: no leader" {
-		t.Errorf("without a leader: %v, %v", st, err)
-	}
-	s.leader.Store(selfID)
-	if alarms, err := s.cli.AlarmList(ctx(t)); err != nil || len(alarms.Alarms) != 0 {
-		t.Errorf("%v, %v", alarms, err)
-	}
-	s.fail(fault.Newf(fault.Interrupted, "status", "stopping"))
-	if _, err := pb.NewMaintenanceClient(s.conn).Status(ctx(t), &pb.StatusRequest{}); !errors.Is(rpctypes.Error(err), rpctypes.ErrStopped) {
-		t.Error(err)
-	}
-	for name, call := range map[string]func(c pb.MaintenanceClient) error{
-		"alarm": func(c pb.MaintenanceClient) error { _, err := c.Alarm(ctx(t), &pb.AlarmRequest{Action: 1}); return err },
-		"hash":  func(c pb.MaintenanceClient) error { _, err := c.Hash(ctx(t), &pb.HashRequest{}); return err },
-		"defrag": func(c pb.MaintenanceClient) error {
-			_, err := c.Defragment(ctx(t), &pb.DefragmentRequest{})
-			return err
-		},
-	} {
-		if err := call(pb.NewMaintenanceClient(s.conn)); status.Code(err) != codes.Unimplemented {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 func TestRoleDecidesWhatIsServed(t *testing.T) {
 	s := serve(t, etcdapi.Options{}, nil)
 	kv, maintenance, cluster := pb.NewKVClient(s.conn), pb.NewMaintenanceClient(s.conn), pb.NewClusterClient(s.conn)

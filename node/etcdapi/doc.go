@@ -35,8 +35,19 @@
 // listed as etcd lists a member that never started: no name, no client URLs, a
 // learner. Removed members are not listed.
 //
+// # Quota and alarms
+//
+// A put, a transaction that may put and a grant are held against this member's
+// quota before they are proposed; one that does not fit raises NOSPACE by an
+// entry and is refused. What an alarm forbids while it stands is decided where
+// entries are applied, alike at every member.
+//
+// # HTTP
+//
+// Handler answers /health, /version, /metrics, /livez and /readyz as etcd does.
+//
 // # Differences from etcd
 //
-// docs/etcd-compatibility.md lists what a client can tell. Maintenance answers
-// Status and Alarm (GET: there are none); the rest of it is Unimplemented.
+// docs/etcd-compatibility.md lists what a client can tell. Downgrade is
+// Unimplemented.
 package etcdapi

@@ -76,6 +76,9 @@ func (k kvServer) RangeStream(r *pb.RangeRequest, out grpc.ServerStreamingServer
 }
 
 func (k kvServer) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
+	if err := k.s.room(ctx, mvcc.PutCost(r)); err != nil {
+		return nil, err
+	}
 	if err := mvcc.CheckPut(r); err != nil {
 		return nil, err
 	}
@@ -100,6 +103,9 @@ func (k kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*p
 }
 
 func (k kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if err := k.s.room(ctx, mvcc.TxnCost(r)); err != nil {
+		return nil, err
+	}
 	if err := mvcc.CheckTxn(r, k.s.opts.MaxTxnOps); err != nil {
 		return nil, err
 	}

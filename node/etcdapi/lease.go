@@ -21,6 +21,9 @@ type leaseServer struct {
 }
 
 func (l leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	if err := l.s.room(ctx, grantCost); err != nil {
+		return nil, err
+	}
 	if r.GetTTL() > lease.MaxTTL {
 		return nil, rpctypes.ErrGRPCLeaseTTLTooLarge
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"math"
 	"strings"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -32,9 +33,10 @@ const (
 
 // Options bound requests.
 type Options struct {
-	MaxRequestBytes int   // 0 = DefaultMaxRequestBytes
-	MaxTxnOps       int   // 0, and no more than, mvcc.MaxTxnOps, which is a rule of the state machine
-	MinLeaseTTL     int64 // seconds; shorter leases are granted this; 0 = 1
+	MaxRequestBytes int    // 0 = DefaultMaxRequestBytes
+	MaxTxnOps       int    // 0, and no more than, mvcc.MaxTxnOps, which is a rule of the state machine
+	MinLeaseTTL     int64  // seconds; shorter leases are granted this; 0 = 1
+	Version         string // of etcd's API, as /version tells it
 	// Election is the election timeout; a stream that requires a leader ends after
 	// three without one. 0 = one second.
 	Election time.Duration
@@ -52,6 +54,7 @@ type Server struct {
 	opts    Options
 	health  *health.Server
 	streams streams
+	raising sync.Mutex // of the NOSPACE alarm
 }
 
 // New returns a Server over a backend. It reports itself as not serving until

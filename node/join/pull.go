@@ -1,6 +1,7 @@
 package join
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -15,17 +16,23 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/snapshot"
+	"github.com/chainfire/cfseed/snapshot/archive"
+	"github.com/chainfire/cfseed/snapshot/manifest"
 	"github.com/chainfire/cfseed/transfer"
 )
 
-// PullConfig is what `cfseed pull` is told: a directory, and a source that is
-// either a running member (Config.Endpoints) or the directory of a stopped one
-// (Donor, way C1).
+// PullConfig is what `cfseed pull` is told: a directory, and a source that is a
+// running member (Config.Endpoints), the directory of a stopped one (Donor, way
+// C1) or an archive.
 type PullConfig struct {
 	Config
-	Donor string
-	Rand  io.Reader
+	Donor   string
+	Archive string // or a file that holds a seed
+	Rand    io.Reader
 }
+
+// offline reports whether no running member is asked.
+func (c PullConfig) offline() bool { return c.Donor != "" || c.Archive != "" }
 
 // PullOutcome is what a pull achieved.
 type PullOutcome struct {
@@ -42,6 +49,11 @@ type PullOutcome struct {
 // the directory's lock. Running it again resumes; a directory that holds a seed
 // is AlreadyComplete, one that holds a member is refused.
 func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
+	if cfg.Archive != "" {
+		if err := checkArchive(cfg); err != nil {
+			return nil, err
+		}
+	}
 	if class, err := cfg.Dir.Classify(); err != nil {
 		return nil, err
 	} else if class == datadir.Foreign {
@@ -68,8 +80,8 @@ func Pull(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
 }
 
 func pullAnew(ctx context.Context, cfg PullConfig) (_ *PullOutcome, err error) {
-	if cfg.Donor != "" && cfg.DeltaBy == DeltaRanges {
-		return nil, fault.Newf(fault.Usage, "pull", "the records of a stopped member are not compared").
+	if cfg.offline() && cfg.DeltaBy == DeltaRanges {
+		return nil, fault.Newf(fault.Usage, "pull", "the records of a stopped member or an archive are not compared").
 			WithHint("name running members, or leave --delta-by out")
 	}
 	if cfg.Base != "" { // before anything is made or reserved
@@ -85,8 +97,11 @@ func pullAnew(ctx context.Context, cfg PullConfig) (_ *PullOutcome, err error) {
 	if cfg.Name == "" {
 		cfg.Name = "node-" + cfg.Directory.String()[:8]
 	}
-	if cfg.Donor != "" {
+	switch {
+	case cfg.Donor != "":
 		return pullStopped(ctx, cfg)
+	case cfg.Archive != "":
+		return pullArchive(ctx, cfg)
 	}
 	return pullOnline(ctx, cfg)
 }
@@ -107,7 +122,7 @@ func pulledBefore(ctx context.Context, cfg PullConfig, have datadir.Identity) (*
 	}
 	out := &PullOutcome{Outcome: Outcome{Identity: have, Revision: m.Revision, AlreadyComplete: true}, Files: len(m.Files)}
 	out.Result.BytesTotal, out.Result.BytesReused = m.TotalBytes(), m.TotalBytes()
-	if have.Seed.LeaseID != 0 && cfg.Donor == "" {
+	if have.Seed.LeaseID != 0 && !cfg.offline() {
 		out.LeaseExpires, err = keepLease(ctx, cfg.Config, have)
 	}
 	return out, err
@@ -195,10 +210,14 @@ func pullStopped(ctx context.Context, cfg PullConfig) (out *PullOutcome, err err
 	if err = errors.Join(err, seed.Remove()); err != nil {
 		return nil, errors.Join(err, stage.Close())
 	}
+	return install(ctx, cfg, stage, seed.Manifest(), moved)
+}
+
+// install makes a seed without a lease of what is staged whole.
+func install(ctx context.Context, cfg PullConfig, stage *snapshot.Stage, m *manifest.Manifest, moved uint64) (out *PullOutcome, err error) {
 	started(cfg.Started, PhaseVerify)
-	m := seed.Manifest()
 	id := datadir.Identity{Cluster: m.Cluster, Directory: cfg.Directory, Name: cfg.Name,
-		Seed: &datadir.SeedRef{Position: m.Position, ManifestRoot: seed.Root()}}
+		Seed: &datadir.SeedRef{Position: m.Position, ManifestRoot: stage.Root()}}
 	if err := stage.Install(ctx, id, snapshot.InstallOptions{}); err != nil {
 		return nil, err
 	}
@@ -243,6 +262,58 @@ func copyChunks(ctx context.Context, cfg Config, seed *snapshot.Seed, stage *sna
 	}
 	return moved, nil
 }
+
+// pullArchive takes a seed from a file. What is staged already is not written
+// again, and nothing is installed before the file was read to its end.
+func pullArchive(ctx context.Context, cfg PullConfig) (out *PullOutcome, err error) {
+	f, err := cfg.Dir.FS().Open(cfg.Archive)
+	if err != nil {
+		return nil, fault.New(fault.Usage, "pull", err).At(cfg.Archive)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	started(cfg.Started, PhaseSeed)
+	a, err := archive.Open(bufio.NewReaderSize(f, archiveBuffer))
+	if err != nil {
+		return nil, err
+	}
+	stage, err := openStage(ctx, cfg.Config, a.ManifestBytes())
+	if err != nil {
+		return nil, err
+	}
+	before, began := stage.BytesDone(), time.Now()
+	for err == nil {
+		var (
+			file, index int
+			data        []byte
+		)
+		if file, index, data, err = a.Next(); err == nil {
+			err = errors.Join(stage.Put(file, index, data), ctx.Err())
+		}
+		if cfg.Moved != nil {
+			moved := stage.BytesDone() - before
+			cfg.Moved(transfer.Progress{BytesDone: stage.BytesDone(), BytesTotal: a.Manifest().TotalBytes(), BytesWire: moved,
+				Rate: float64(moved) / max(time.Since(began).Seconds(), 1e-3)})
+		}
+	}
+	if !errors.Is(err, io.EOF) {
+		return nil, errors.Join(err, stage.Close())
+	}
+	return install(ctx, cfg, stage, a.Manifest(), stage.BytesDone()-before)
+}
+
+// checkArchive reads the head of an archive: a file that is none makes no
+// directory.
+func checkArchive(cfg PullConfig) error {
+	f, err := cfg.Dir.FS().Open(cfg.Archive)
+	if err != nil {
+		return fault.New(fault.Usage, "pull", err).At(cfg.Archive)
+	}
+	_, err = archive.Open(f)
+	return errors.Join(err, f.Close())
+}
+
+// archiveBuffer is what is read of an archive at a time, in bytes.
+const archiveBuffer = 1 << 20
 
 // IsDirectory reports whether a source names a directory on this machine.
 func IsDirectory(fs vfs.FS, source string) bool {

@@ -61,6 +61,8 @@ const (
 	LeaseRevoke     Kind = 17 // etcdserverpb.LeaseRevokeRequest
 	LeaseCheckpoint Kind = 18 // etcdserverpb.LeaseCheckpointRequest
 
+	Alarm Kind = 24 // etcdserverpb.AlarmRequest
+
 	AuthEnable           Kind = 32 // etcdserverpb messages of etcd's requests
 	AuthDisable          Kind = 33
 	UserAdd              Kind = 34 // with a hash, never with a password
@@ -76,7 +78,7 @@ const (
 
 	ofClient Kind = 47 // see the package comment; never what a request is
 
-	// 19-31 are kept for leases and alarms, 44-46 for auth, 48-63 for nothing yet.
+	// 19-23 are kept for leases, 25-31 for alarms, 44-46 for auth, 48-63 for nothing yet.
 
 	ClusterInit       Kind = 64 // entryv1.ClusterInit
 	SetClusterVersion Kind = 65
@@ -104,6 +106,7 @@ var names = map[Kind]string{
 	UserChangePassword: "user_change_password", UserGrantRole: "user_grant_role", UserRevokeRole: "user_revoke_role",
 	RoleAdd: "role_add", RoleDelete: "role_delete", RoleGrantPermission: "role_grant_permission",
 	RoleRevokePermission: "role_revoke_permission", Authenticate: "authenticate",
+	Alarm:       "alarm",
 	ClusterInit: "cluster_init", SetClusterVersion: "set_cluster_version",
 	ReserveMember: "reserve_member", TouchReservation: "touch_reservation",
 	CancelReservation: "cancel_reservation", BindMember: "bind_member",

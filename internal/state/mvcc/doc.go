@@ -33,6 +33,24 @@
 // reads below c are refused. The versions that no readable revision shows are
 // removed by Purge, at each member's own pace.
 //
+// # Hash
+//
+// HashAt, which members compare: the two halves of an xxh3-64, one xored on the
+// other, of the following; integers are little endian.
+//
+//	size  field
+//	8     revision that is hashed
+//	8     compact revision, two's complement; -1 = none
+//
+// and of each key that is live at the revision, in order:
+//
+//	size  field
+//	4     length k of the key
+//	k     key
+//	8     mod revision
+//	4     length n of the record
+//	n     record, as in the MVCC table
+//
 // # Determinism
 //
 // Every function here depends on its arguments and the tables alone. A request

@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -177,15 +178,55 @@ func Purge(r PurgeReader, p Pruner, limit int) (more bool, err error) {
 	return more, p.DropRevisions(first, last)
 }
 
-func purgeRow(r PurgeReader, p Pruner, key []byte, main int64) error {
-	older, err := r.Older(store.MVCC, key, main)
+// PurgeLast removes, after Purge has done its part, what the compact revision
+// itself has replaced or deleted: the older versions of its keys. Its own versions
+// and rows stay, since a watch may begin there. It looks at no more than limit rows,
+// after a given one, and gives the row to go on after, nil when all is done.
+func PurgeLast(r PurgeReader, p Pruner, after []byte, limit int) (next []byte, err error) {
+	_, compacted, err := r.Revisions()
+	if err != nil || compacted <= 0 {
+		return nil, err
+	}
+	lo := revisionKey(compacted, 0)
+	if bytes.Compare(after, lo) >= 0 {
+		lo = append(bytes.Clone(after), 0)
+	}
+	var last []byte
+	n := 0
+	err = r.ScanFrom(store.Revisions, lo, func(row, key []byte) error {
+		main, _, err := decodeRevisionKey(row)
+		if err != nil {
+			return err
+		}
+		if main != compacted {
+			return store.ErrStop
+		}
+		if n++; n > limit {
+			next = last
+			return store.ErrStop
+		}
+		last = append(last[:0], row...)
+		return purgeOlder(r, p, key, main)
+	})
+	return next, err
+}
+
+func purgeOlder(r PurgeReader, p Pruner, key []byte, rev int64) error {
+	older, err := r.Older(store.MVCC, key, rev)
 	if err != nil {
 		return err
 	}
-	for _, rev := range older {
-		if err := p.DropVersion(key, rev); err != nil {
+	for _, old := range older {
+		if err := p.DropVersion(key, old); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+func purgeRow(r PurgeReader, p Pruner, key []byte, main int64) error {
+	if err := purgeOlder(r, p, key, main); err != nil {
+		return err
 	}
 	v, err := r.Version(store.MVCC, key, main)
 	if err != nil {

@@ -130,6 +130,7 @@ type pair struct {
 	index uint64
 
 	purged bool
+	last   map[int64]bool // compact revisions whose PurgeLast was done
 }
 
 // same compares answers and refusals.
@@ -201,6 +202,10 @@ func (p *pair) kept(t *rapid.T, from int64) {
 	var got, want []*mvccpb.Event
 	for _, ev := range p.m.events {
 		if ev.Kv.ModRevision >= from && string(ev.Kv.Key) >= string(only) {
+			if p.last[ev.Kv.ModRevision] { // what it replaced may be gone
+				ev = proto.CloneOf(ev)
+				ev.PrevKv = nil
+			}
 			want = append(want, ev)
 		}
 	}
@@ -317,8 +322,21 @@ func (p *pair) compact(t *rapid.T) {
 func (p *pair) purge(t *rapid.T) {
 	p.purged = true
 	v, prune := p.s.View(), p.s.NewPrune()
-	_, err := mvcc.Purge(v, prune, rapid.IntRange(1, 5).Draw(t, "rows"))
+	more, err := mvcc.Purge(v, prune, rapid.IntRange(1, 5).Draw(t, "rows"))
 	ok(t, err, v.Close(), prune.Commit(), prune.Close())
+	if more || !rapid.Bool().Draw(t, "last") {
+		return
+	}
+	if p.last == nil {
+		p.last = map[int64]bool{}
+	}
+	p.last[p.m.compact] = true
+	var after []byte
+	for done := false; !done; done = after == nil {
+		v, prune := p.s.View(), p.s.NewPrune()
+		after, err = mvcc.PurgeLast(v, prune, after, rapid.IntRange(1, 3).Draw(t, "last rows"))
+		ok(t, err, v.Close(), prune.Commit(), prune.Close())
+	}
 }
 
 // check runs after every action.

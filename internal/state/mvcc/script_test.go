@@ -80,6 +80,26 @@ func (s *script) purge(limit int) (more bool) {
 	return more
 }
 
+// purgeLast goes on until all is done, and says how often.
+func (s *script) purgeLast(limit int) (steps int) {
+	var after []byte
+	for more := true; more; steps++ {
+		err := s.read(func(v *store.View) error {
+			p := s.s.NewPrune()
+			var err error
+			if after, err = mvcc.PurgeLast(v, p, after, limit); err != nil {
+				return err
+			}
+			return errors.Join(p.Commit(), p.Close())
+		})
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		more = after != nil
+	}
+	return steps
+}
+
 func TestScripts(t *testing.T) {
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		if strings.Contains(path, "fuzz") || strings.Contains(path, "rapid") {
@@ -121,6 +141,11 @@ func (s *script) run(d *datadriven.TestData, out *strings.Builder) error {
 		limit := 1000
 		d.MaybeScanArgs(s.t, "limit", &limit)
 		fmt.Fprintf(out, "more=%t\n", s.purge(limit))
+		return nil
+	case "purge-last":
+		limit := 1000
+		d.MaybeScanArgs(s.t, "limit", &limit)
+		fmt.Fprintf(out, "in %d steps\n", s.purgeLast(limit))
 		return nil
 	case "changes":
 		var from int64

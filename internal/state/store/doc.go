@@ -32,7 +32,7 @@
 //	0x07  AuthUsers   of package auth             authpb.User                  yes
 //	0x08  AuthRoles   of package auth             authpb.Role                  yes
 //	0x09  AuthMeta    of package auth             of package auth              yes
-//	0x0a  Alarms      member ID, alarm            alarm record                 yes
+//	0x0a  Alarms      of package alarm            empty                        yes
 //	0x0b  Members     of package member           entryv1.MemberRecord         yes
 //	0x0c  SeedLeases  of package member           entryv1.SeedLease            yes
 //

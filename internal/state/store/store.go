@@ -219,9 +219,6 @@ func (s *Store) DurablePosition() (ident.Position, error) {
 // Dir is the directory of the store.
 func (s *Store) Dir() string { return s.dir }
 
-// DiskBytes is the space the store takes on disk, its log included.
-func (s *Store) DiskBytes() uint64 { return s.db.Metrics().DiskSpaceUsage() }
-
 // Metrics are Pebble's own figures, for the metrics page.
 func (s *Store) Metrics() *pebble.Metrics { return s.db.Metrics() }
 

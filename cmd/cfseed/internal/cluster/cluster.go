@@ -41,7 +41,7 @@ func New(binary, dir string) *Cluster { return &Cluster{binary: binary, dir: dir
 func (c *Cluster) Start(ctx context.Context, name string, more ...string) (*Process, error) {
 	p := &Process{Name: name, DataDir: filepath.Join(c.dir, name)}
 	p.args = append([]string{"node", "--name", name, "--data-dir", p.DataDir, "--listen-client-urls", "http://127.0.0.1:0",
-		"--listen-peer-urls", "http://127.0.0.1:0", "--log-level", "warn"}, more...)
+		"--listen-peer-urls", "http://127.0.0.1:0", "--quota-backend-bytes=-1", "--log-level", "warn"}, more...)
 	if err := p.spawn(c.binary, filepath.Join(c.dir, name+".log")); err != nil {
 		return nil, err
 	}
@@ -57,7 +57,7 @@ func (c *Cluster) Restart(ctx context.Context, nodes ...*Process) error {
 	for _, p := range nodes {
 		at := p.address()
 		p.args = []string{"node", "--name", p.Name, "--data-dir", p.DataDir, "--listen-client-urls", at.client,
-			"--listen-peer-urls", at.peer, "--log-level", "warn"}
+			"--listen-peer-urls", at.peer, "--quota-backend-bytes=-1", "--log-level", "warn"}
 		p.forget()
 		if err := p.spawn(c.binary, filepath.Join(c.dir, p.Name+".log")); err != nil {
 			return err
