@@ -43,8 +43,16 @@ var sections = map[string]map[string]string{
 // worse than none.
 func applyConfigFile(c *cli.Context, path string) error {
 	op := "--config " + path
-	settings, err := readConfigFile(path)
+	text, err := readConfigFile(path)
 	if err != nil {
+		return fault.New(fault.Usage, op, err)
+	}
+	return applyConfig(c, op, text)
+}
+
+func applyConfig(c *cli.Context, op string, text []byte) (err error) {
+	var settings map[string]any
+	if err := yaml.Unmarshal(text, &settings); err != nil {
 		return fault.New(fault.Usage, op, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
@@ -78,7 +86,7 @@ func applyConfigFile(c *cli.Context, path string) error {
 	return nil
 }
 
-func readConfigFile(path string) (settings map[string]any, err error) {
+func readConfigFile(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
@@ -90,7 +98,7 @@ func readConfigFile(path string) (settings map[string]any, err error) {
 	if len(text) > maxConfigBytes {
 		return nil, fmt.Errorf("larger than %d bytes", maxConfigBytes)
 	}
-	return settings, yaml.Unmarshal(text, &settings)
+	return text, nil
 }
 
 // applySetting sets a flag; written is how the file names it. Nothing is no

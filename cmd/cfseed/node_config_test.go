@@ -1,6 +1,7 @@
 package main
 
 import (
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -145,4 +146,21 @@ func TestConfigFileSuggests(t *testing.T) {
 			t.Errorf("%s: %v, hint %q, want %q", file, err, fault.HintOf(err), want)
 		}
 	}
+}
+
+// FuzzConfigFile: whatever a file holds is settings or wrong usage.
+func FuzzConfigFile(f *testing.F) {
+	for _, seed := range []string{"name: a", "client-transport-security: {cert-file: x, allowed-cn: }", "listen-peer-urls: [a, [b]]", "a: &a [*a]",
+		"heartbeat-interval: 1e9", "? [x]: y", "1: 2", "grpc-keepalive-interval: -1", "socket-options:\n- reuse-port"} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		app := &cli.App{Name: "cfseed", Writer: io.Discard, ErrWriter: io.Discard, Commands: []*cli.Command{{
+			Name: "node", Flags: nodeFlags(),
+			Action: func(c *cli.Context) error { return applyConfig(c, "test", text) },
+		}}}
+		if err := app.Run([]string{"cfseed", "node"}); err != nil && !fault.Is(err, fault.Usage) {
+			t.Errorf("%v is no wrong usage", err)
+		}
+	})
 }
