@@ -134,7 +134,7 @@ func TestDifferentialSees(t *testing.T) {
 		&pb.PutResponse{}: &pb.PutRequest{}, &pb.RangeResponse{}: &pb.RangeRequest{}, &pb.DeleteRangeResponse{}: &pb.DeleteRangeRequest{},
 		&pb.CompactionResponse{}: &pb.CompactionRequest{}, &pb.LeaseGrantResponse{}: &pb.LeaseGrantRequest{},
 		&pb.LeaseRevokeResponse{}: &pb.LeaseRevokeRequest{}, &pb.LeaseTimeToLiveResponse{}: &pb.LeaseTimeToLiveRequest{},
-		&pb.LeaseLeasesResponse{}: &pb.LeaseLeasesRequest{}, sampleTxn(): sampleTxnRequest(),
+		&pb.LeaseLeasesResponse{}: &pb.LeaseLeasesRequest{}, &pb.LeaseKeepAliveResponse{}: &pb.LeaseKeepAliveRequest{}, sampleTxn(): sampleTxnRequest(),
 	}
 	for resp, req := range samples {
 		if _, txn := resp.(*pb.TxnResponse); !txn {

@@ -8,6 +8,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -23,8 +24,9 @@ type pair struct {
 
 // tally counts what was asked, by kind: answered and refused.
 type tally struct {
-	mu    sync.Mutex
-	kinds map[string]*[2]int
+	mu     sync.Mutex
+	kinds  map[string]*[2]int
+	events atomic.Int64 // that watches brought, and that were compared
 }
 
 func (y *tally) count(req proto.Message, stream bool, err error) {
@@ -124,6 +126,7 @@ type watchPair struct {
 	// What must have come, and what is compared: writes for other watches may
 	// have come already.
 	wait, upTo int64
+	compared   int // events
 }
 
 func (w *watchPair) String() string {
@@ -253,9 +256,12 @@ func (r *round) settle() string {
 				return fmt.Sprintf("%s: %v", w, err)
 			}
 		}
-		if d := differWatch(w.String(), w.etcd.heardUpTo(w.upTo), w.ours.heardUpTo(w.upTo)); d != "" {
+		etcd, ours := w.etcd.heardUpTo(w.upTo), w.ours.heardUpTo(w.upTo)
+		if d := differWatch(w.String(), etcd, ours); d != "" {
 			return d
 		}
+		r.tally.events.Add(int64(len(ours.events) - w.compared))
+		w.compared = len(ours.events)
 	}
 	return ""
 }

@@ -72,6 +72,8 @@ func (s *side) ask(req proto.Message, stream bool) (a reply) {
 		a = answered(s.lease.LeaseTimeToLive(ctx, q))
 	case *pb.LeaseLeasesRequest:
 		a = answered(s.lease.LeaseLeases(ctx, q))
+	case *pb.LeaseKeepAliveRequest:
+		a = s.keepAlive(ctx, q)
 	default:
 		return reply{err: fmt.Errorf("nobody sends a %T", req)}
 	}
@@ -86,6 +88,19 @@ func answered[M proto.Message](resp M, err error) reply {
 		return reply{err: err}
 	}
 	return reply{resp: resp}
+}
+
+// keepAlive renews a lease once, over a stream of its own.
+func (s *side) keepAlive(ctx context.Context, q *pb.LeaseKeepAliveRequest) reply {
+	stream, err := s.lease.LeaseKeepAlive(ctx)
+	if err == nil {
+		err = stream.Send(q)
+	}
+	if err != nil {
+		return reply{err: err}
+	}
+	a := answered(stream.Recv())
+	return answered(a.resp, errors.Join(a.err, stream.CloseSend()))
 }
 
 // pieces is a range stream put together; how it is cut is the server's choice.

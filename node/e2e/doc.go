@@ -7,7 +7,8 @@
 // CFSEED_E2E_BINARY names a binary to test in place of the one that would be
 // built. At most two tests run at a time.
 //
-// The tests of etcdctl build it from testdata/etcdctl, whose modules have to be
-// there or be fetched. Where they can not be, these tests are skipped, and fail
-// if CFSEED_E2E_ETCDCTL is "required".
+// The tests of etcdctl build it from testdata/etcdctl, and TestDifferential builds
+// etcd's server from testdata/etcd; their modules have to be there or be fetched.
+// Where they can not be, these tests are skipped, and fail if CFSEED_E2E_ETCDCTL
+// is "required".
 package e2e
