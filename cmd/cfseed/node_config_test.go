@@ -90,6 +90,7 @@ data-dir: /somewhere
 wal-dir:
 heartbeat-interval: 250
 election-timeout: 2500
+quota-backend-bytes: 0
 listen-client-urls: https://127.0.0.1:1,https://127.0.0.1:2
 initial-cluster-state: 'existing'
 grpc-keepalive-min-time: 3000000000

@@ -34,7 +34,7 @@ func TestEtcdUnit(t *testing.T) {
 		"--listen-peer-urls", flags.Peer, "--initial-advertise-peer-urls", flags.Peer,
 		"--initial-cluster", members, "--initial-cluster-token", "tkn", "--initial-cluster-state", "new",
 		"--heartbeat-interval", "100", "--election-timeout", "1000", "--snapshot-count=10000", "--max-wals=10",
-		"--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--max-request-bytes=2097152",
+		"--quota-backend-bytes=8589934592", "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--max-request-bytes=2097152",
 		"--pre-vote", "--strict-reconfig-check", "--logger=zap", "--log-outputs=stderr", "--client-cert-auth=false")
 
 	env.Env = []string{
@@ -47,7 +47,7 @@ func TestEtcdUnit(t *testing.T) {
 	config := filepath.Join(c.Dir, "etcd.conf.yml")
 	if err := os.WriteFile(config, []byte(strings.Join([]string{
 		"name: s3", "data-dir: " + file.DataDir, "wal-dir:", "snapshot-count: 10000", "heartbeat-interval: 100", "election-timeout: 1000",
-		"listen-peer-urls: " + file.Peer, "listen-client-urls: " + file.Client, "max-snapshots: 5", "max-wals: 5",
+		"quota-backend-bytes: 0", "listen-peer-urls: " + file.Peer, "listen-client-urls: " + file.Client, "max-snapshots: 5", "max-wals: 5",
 		"initial-advertise-peer-urls: " + file.Peer, "advertise-client-urls: " + file.Client, "discovery:", "initial-cluster: " + members,
 		"initial-cluster-token: 'tkn'", "initial-cluster-state: 'new'", "strict-reconfig-check: false", "enable-pprof: true",
 		"client-transport-security:", "  cert-file:", "  key-file:", "  client-cert-auth: false", "  trusted-ca-file:", "  auto-tls: false",
