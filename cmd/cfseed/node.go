@@ -143,14 +143,18 @@ func nodeJoinFlags() []cli.Flag {
 
 func nodeSecurityFlags() []cli.Flag {
 	var out []cli.Flag
-	for _, side := range []struct{ prefix, who string }{{"", "clients"}, {"peer-", "members"}} {
+	for _, side := range []struct{ prefix, who, crl string }{{"", "clients", "client-crl-file"}, {"peer-", "members", "peer-crl-file"}} {
 		out = append(out,
 			&cli.StringFlag{Name: side.prefix + "cert-file", Category: categorySecurity, Usage: "our certificate towards " + side.who + ", `FILE`"},
 			&cli.StringFlag{Name: side.prefix + "key-file", Category: categorySecurity, Usage: "its private key, `FILE`"},
 			&cli.StringFlag{Name: side.prefix + "trusted-ca-file", Category: categorySecurity, Usage: "trust " + side.who + " certified by `FILE`"},
-			&cli.BoolFlag{Name: side.prefix + "client-cert-auth", Category: categorySecurity, Usage: "ask " + side.who + " for a certificate"})
+			&cli.BoolFlag{Name: side.prefix + "client-cert-auth", Category: categorySecurity, Usage: "ask " + side.who + " for a certificate"},
+			&cli.StringFlag{Name: side.crl, Category: categorySecurity, Usage: "refuse " + side.who + " whose certificate `FILE` says is revoked"})
 	}
 	return append(out,
+		&cli.StringFlag{Name: "tls-min-version", Value: "TLS1.2", Category: categorySecurity, Usage: "`VERSION` of TLS at least: TLS1.2 or TLS1.3"},
+		&cli.StringFlag{Name: "tls-max-version", Category: categorySecurity, Usage: "`VERSION` of TLS at most"},
+		&cli.StringFlag{Name: "cipher-suites", Category: categorySecurity, Usage: "`SUITES` that TLS 1.2 may choose from, separated by commas; default those that Go finds safe"},
 		&cli.StringFlag{Name: "auth-token", Value: node.DefaultAuthToken, Category: categorySecurity, Usage: "`KIND` of users' tokens: simple, or jwt,sign-method=M,pub-key=FILE,priv-key=FILE,ttl=D"},
 		&cli.IntFlag{Name: "auth-token-ttl", Value: int(node.DefaultAuthTTL.Seconds()), Category: categorySecurity, Usage: "a simple token ends `SECONDS` after its last use"},
 		&cli.IntFlag{Name: "bcrypt-cost", Value: node.DefaultBcryptCost, Category: categorySecurity, Usage: "`COST` of hashing a password, 4 to 31"})
@@ -177,6 +181,9 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if err != nil {
 		return cfg, err
 	}
+	if err := tlsLimits(c, &cfg); err != nil {
+		return cfg, err
+	}
 	if cfg.User, err = netsec.ParseLogin(c.String("user")); err != nil {
 		return cfg, err
 	}
@@ -201,6 +208,27 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 func tlsFiles(c *cli.Context, prefix string) netsec.Files {
 	return netsec.Files{Cert: c.String(prefix + "cert-file"), Key: c.String(prefix + "key-file"),
 		CA: c.String(prefix + "trusted-ca-file"), ClientCertAuth: c.Bool(prefix + "client-cert-auth")}
+}
+
+// tlsLimits sets what clients and members may speak, and who is revoked.
+func tlsLimits(c *cli.Context, cfg *node.Config) error {
+	least, err := netsec.ParseTLSVersion(c.String("tls-min-version"))
+	if err != nil {
+		return fault.New(fault.Usage, "--tls-min-version", err)
+	}
+	most, err := netsec.ParseTLSVersion(c.String("tls-max-version"))
+	if err != nil {
+		return fault.New(fault.Usage, "--tls-max-version", err)
+	}
+	suites, err := netsec.ParseCipherSuites(c.String("cipher-suites"))
+	if err != nil {
+		return fault.New(fault.Usage, "--cipher-suites", err)
+	}
+	for _, side := range []*netsec.Files{&cfg.ClientTLS, &cfg.PeerTLS} {
+		side.MinVersion, side.MaxVersion, side.CipherSuites = least, most, suites
+	}
+	cfg.ClientTLS.CRL, cfg.PeerTLS.CRL = c.String("client-crl-file"), c.String("peer-crl-file")
+	return nil
 }
 
 // list reads a comma-separated flag; not set gives nil.

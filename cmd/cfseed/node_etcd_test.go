@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/netsec"
 )
 
 // etcdsFlags reads testdata/etcd-flags: what each flag of etcd's is here.
@@ -252,5 +254,28 @@ func TestEtcdVersion(t *testing.T) {
 	}
 	if code, stdout, _ := runArgs(t.Context(), "", "node", "--version", "-o", "json"); code != 0 || !strings.HasPrefix(stdout, `{"etcd_version":"3.`) || !strings.Contains(stdout, `"go":"go`) {
 		t.Errorf("as JSON: exit %d, %q", code, stdout)
+	}
+}
+
+// TestTLSFlags: versions and suites are read for both sides, and what is not
+// known is refused before anything is touched.
+func TestTLSFlags(t *testing.T) {
+	p := parse(t, "", nil, strings.Fields("--tls-min-version TLS1.2 --tls-max-version TLS1.3 --cipher-suites TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 --client-crl-file c --peer-crl-file p")...)
+	if p.err != nil {
+		t.Fatal(p.err)
+	}
+	cfg, err := nodeConfig(p.ctx)
+	if err != nil || cfg.ClientTLS.CRL != "c" || cfg.PeerTLS.CRL != "p" {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+	for _, f := range []netsec.Files{cfg.ClientTLS, cfg.PeerTLS} {
+		if f.MinVersion != tls.VersionTLS12 || f.MaxVersion != tls.VersionTLS13 || !slices.Equal(f.CipherSuites, []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256}) {
+			t.Errorf("%+v", f)
+		}
+	}
+	for _, args := range []string{"--tls-min-version TLS1.1", "--tls-max-version 1.3", "--cipher-suites TLS_NONE"} {
+		if p := parse(t, "", nil, strings.Fields(args)...); p.err == nil || !strings.Contains(p.err.Error(), "exit 2") {
+			t.Errorf("%s: %v", args, p.err)
+		}
 	}
 }

@@ -4,6 +4,6 @@
 //
 // URLs are http://host:port, https://host:port, unix://path and unixs://path
 // (or unix:///path for an absolute one); port 0 lets the system choose. TLS is
-// 1.2 at least. Certificate files are read again at every handshake, so a
-// renewed certificate needs no restart.
+// 1.2 at least. Certificate files and lists of revoked certificates are read
+// again at every handshake, so a renewed or revoked certificate needs no restart.
 package netsec

@@ -19,6 +19,13 @@ type Files struct {
 	// ClientCertAuth makes a server ask every client for a certificate that CA
 	// signed.
 	ClientCertAuth bool
+	// MinVersion and MaxVersion bound the versions of TLS, CipherSuites what TLS 1.2
+	// may choose from; zero leaves them open, but for TLS 1.2 being the least.
+	MinVersion, MaxVersion uint16
+	CipherSuites           []uint16
+	// CRL is a file of certificates that their issuer has revoked: a server lets
+	// nobody in with them. Empty = none.
+	CRL string
 	// ServerName overrides the name that a client expects in the certificate.
 	ServerName string
 }
@@ -38,9 +45,17 @@ func (f Files) Server() (*tls.Config, error) {
 		return nil, err
 	}
 	cfg := &tls.Config{
-		MinVersion:     tls.VersionTLS12,
 		NextProtos:     []string{"h2"},
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return f.pair() },
+	}
+	if err := f.limit(cfg); err != nil {
+		return nil, err
+	}
+	if f.CRL != "" {
+		if _, err := f.revoked(); err != nil {
+			return nil, err
+		}
+		cfg.VerifyConnection = f.refuseRevoked
 	}
 	if f.CA == "" {
 		return cfg, nil
@@ -59,7 +74,10 @@ func (f Files) Server() (*tls.Config, error) {
 
 // Client gives the configuration of a dialer.
 func (f Files) Client() (*tls.Config, error) {
-	cfg := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2"}, ServerName: f.ServerName}
+	cfg := &tls.Config{NextProtos: []string{"h2"}, ServerName: f.ServerName}
+	if err := f.limit(cfg); err != nil {
+		return nil, err
+	}
 	if (f.Cert == "") != (f.Key == "") {
 		return nil, fault.Newf(fault.Usage, "TLS", "a certificate file and a key file belong together")
 	}
