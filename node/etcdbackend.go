@@ -67,7 +67,7 @@ func (e etcdBackend) Header() *pb.ResponseHeader {
 }
 
 func (e etcdBackend) Role() (leader uint64, learner bool) {
-	return e.leader.current(), e.b.state.machine().Member(e.b.self).GetLearner()
+	return e.leader.current(), e.b.state.machine().IsLearner(e.b.self)
 }
 
 func (e etcdBackend) Status(ctx context.Context) (etcdapi.Status, error) {

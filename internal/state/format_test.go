@@ -79,6 +79,11 @@ func TestGoldenIsRead(t *testing.T) {
 		if f.scanDigest() != f.m.Digest() {
 			t.Errorf("%s: the digest is not that of the rows", d.Pos)
 		}
+		for _, rec := range f.m.Members() {
+			if f.m.IsLearner(rec.GetId()) != rec.GetLearner() || f.m.IsLearner(rec.GetId()+1<<40) {
+				t.Errorf("%s: member %x is a learner: %t", d.Pos, rec.GetId(), rec.GetLearner())
+			}
+		}
 		f.close()
 		want.close()
 		return d.Expected

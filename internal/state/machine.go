@@ -1,6 +1,7 @@
 package state
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"slices"
@@ -154,20 +155,26 @@ func (m *Machine) Members() []*entryv1.MemberRecord { return cloneAll(m.tables()
 
 // Member is one member record, nil when the ID was never used; a copy.
 func (m *Machine) Member(id uint64) *entryv1.MemberRecord {
+	if rec := m.member(id); rec != nil {
+		return clone(rec)
+	}
+	return nil
+}
+
+// IsLearner reports whether the member with the ID is a learner. It is asked for
+// every call of a client, and copies nothing.
+func (m *Machine) IsLearner(id uint64) bool { return m.member(id).GetLearner() }
+
+// member is one member record, not to be changed.
+func (m *Machine) member(id uint64) *entryv1.MemberRecord {
 	members := m.tables().members
 	i, ok := slices.BinarySearchFunc(members, id, func(r *entryv1.MemberRecord, id uint64) int {
-		switch {
-		case r.GetId() < id:
-			return -1
-		case r.GetId() > id:
-			return 1
-		}
-		return 0
+		return cmp.Compare(r.GetId(), id)
 	})
 	if !ok {
 		return nil
 	}
-	return clone(members[i])
+	return members[i]
 }
 
 // SeedLeases are the live seed leases, by ID; copies.

@@ -26,9 +26,9 @@ import (
 // patience bounds the start and the end of one process.
 const patience = time.Minute
 
-// quota is the size that its database may have, in bytes: its default is less
+// Quota is the size that its database may have, in bytes: its default is less
 // than what is loaded.
-const quota = "34359738368"
+const Quota = "34359738368"
 
 // Process is one process of etcd.
 type Process struct {
@@ -104,7 +104,7 @@ func (p *Process) spawn(binary string, more ...string) (err error) {
 		return err
 	}
 	p.args = append([]string{"--name", p.name, "--data-dir", p.dir, "--listen-client-urls", p.client, "--advertise-client-urls", p.client,
-		"--listen-peer-urls", p.peer, "--initial-advertise-peer-urls", p.peer, "--quota-backend-bytes", quota, "--log-level", "error"}, more...)
+		"--listen-peer-urls", p.peer, "--initial-advertise-peer-urls", p.peer, "--quota-backend-bytes", Quota, "--log-level", "error"}, more...)
 	return p.Again()
 }
 

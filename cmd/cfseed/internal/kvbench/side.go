@@ -74,7 +74,7 @@ func startOurs(ctx context.Context, cfg Config, dir string, members int) (*side,
 		return nil, fault.New(fault.Internal, "bench", err)
 	}
 	r := rig.New(cfg.Binary, dir)
-	if err := r.First(ctx); err != nil {
+	if err := r.First(ctx, "--quota-backend-bytes", etcd.Quota); err != nil { // both have the same, and it is not what is measured
 		return nil, errors.Join(err, r.Close())
 	}
 	if err := r.Grow(ctx, members); err != nil {
