@@ -10,6 +10,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/peer"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
@@ -110,6 +111,11 @@ func (s *maintenance) OpenSnapshot(ctx context.Context) (etcdapi.Snapshot, error
 	if err != nil {
 		return nil, err
 	}
+	remote := ""
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		remote = p.Addr.String()
+	}
+	s.logger.InfoContext(ctx, "a snapshot is streamed", "remote", remote, "position", seed.Position().String(), "bytes", seed.Manifest().TotalBytes())
 	return archived{seed, release}, nil
 }
 
