@@ -63,10 +63,11 @@ func serveHTTP(ctx context.Context, listeners []net.Listener, h http.Handler, lo
 	g, gctx := errgroup.WithContext(ctx)
 	for _, l := range listeners {
 		g.Go(func() error {
-			if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) && gctx.Err() == nil {
-				return err
+			err := srv.Serve(l)
+			if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) || gctx.Err() != nil {
+				return nil // whoever closes it has ended ctx, or is about to
 			}
-			return nil
+			return err
 		})
 	}
 	g.Go(func() error {
