@@ -123,7 +123,7 @@ func (a authServer) UserGet(ctx context.Context, r *pb.AuthUserGetRequest) (*pb.
 	if err != nil {
 		return nil, err
 	}
-	if err := rules.Admin(c); err != nil && (c.Name == "" || c.Name != r.GetName()) {
+	if err := rules.Admin(c); err != nil && c.Name != r.GetName() {
 		return nil, err
 	}
 	roles, found := rules.User(r.GetName())

@@ -126,7 +126,7 @@ func TestMerge(t *testing.T) {
 	for _, c := range []struct {
 		key, end string
 		want     bool
-	}{{"b", "c", true}, {"a", "m", true}, {"a", "m\x00", false}, {"A", "c", false}, {"b", "\x00", false}, {"c", "b", true}, {"n", "b", false}, {"c", "A", false}} {
+	}{{"b", "c", true}, {"a", "m", true}, {"a", "m\x00", false}, {"A", "c", false}, {"b", "\x00", false}, {"c", "b", true}, {"n", "b", false}, {"c", "A", true}, {"A", "b", false}} {
 		if got := whole.contain(spanOf([]byte(c.key), []byte(c.end))); got != c.want {
 			t.Errorf("a to m has %q to %q: %v", c.key, c.end, got)
 		}

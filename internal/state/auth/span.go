@@ -46,8 +46,8 @@ func merge(in []span) spans {
 	return slices.Clip(out)
 }
 
-// contain reports whether all of w lies in one of the spans. Of a range that ends
-// before it begins they must have both ends.
+// contain reports whether all of w lies in one of the spans. A range that ends
+// before it begins has no key; as in etcd, its first key and its end decide.
 func (ss spans) contain(w span) bool {
 	i, exact := slices.BinarySearchFunc(ss, w.lo, func(s span, key []byte) int { return bytes.Compare(s.lo, key) })
 	if !exact {
@@ -57,8 +57,5 @@ func (ss spans) contain(w span) bool {
 		i--
 	}
 	s := ss[i]
-	if s.hi == nil {
-		return w.hi == nil || bytes.Compare(s.lo, w.hi) < 0
-	}
-	return w.hi != nil && bytes.Compare(w.lo, s.hi) < 0 && bytes.Compare(w.hi, s.hi) <= 0 && bytes.Compare(s.lo, w.hi) < 0
+	return s.hi == nil || w.hi != nil && bytes.Compare(w.lo, s.hi) < 0 && bytes.Compare(w.hi, s.hi) <= 0
 }
