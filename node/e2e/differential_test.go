@@ -147,7 +147,7 @@ func startPair(t *testing.T, binary string) pair {
 
 // startEtcd starts etcd without its syncs, which nothing here is about, and
 // waits until it listens.
-func startEtcd(c *Cluster, binary string) (client string) {
+func startEtcd(c *Cluster, binary string, flags ...string) (client string) {
 	t := c.t
 	t.Helper()
 	dir := t.TempDir()
@@ -156,9 +156,9 @@ func startEtcd(c *Cluster, binary string) (client string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary, "--name", "theirs", "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
+	cmd := exec.Command(binary, append(flags, "--name", "theirs", "--data-dir", filepath.Join(dir, "data"), "--listen-client-urls", client,
 		"--advertise-client-urls", client, "--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer,
-		"--initial-cluster", "theirs="+peer, "--log-level", "warn", "--unsafe-no-fsync")
+		"--initial-cluster", "theirs="+peer, "--log-level", "warn", "--unsafe-no-fsync")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
