@@ -47,7 +47,7 @@ func enableAuth(t *testing.T, c *clientv3.Client) {
 
 func loginAs(t *testing.T, name string) *netsec.Login {
 	t.Helper()
-	l, err := netsec.ParseLogin(name + ":" + name)
+	l, err := netsec.ParseLogin(name, name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -134,6 +134,7 @@ func nodeJoinFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "learner", Category: categoryJoin, Usage: "stay a learner"},
 		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`; with TLS also give --join-token or --cluster-id"},
 		&cli.StringFlag{Name: "user", Category: categoryJoin, Usage: "join as `NAME:PASSWORD`, where the cluster asks for a user"},
+		&cli.StringFlag{Name: "password", Category: categoryJoin, Usage: "the `PASSWORD` of --user NAME"},
 		&cli.StringFlag{Name: "cluster-id", Category: categoryJoin, Usage: "accept a seed of the cluster `ID` only"},
 		&cli.IntFlag{Name: "parallel", Category: categoryJoin, Usage: "`N` streams while seeding; default half the processors, 2 to 4"},
 		&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Category: categoryJoin, Usage: "a seed lease that is not renewed ends after `DURATION`"},
@@ -184,7 +185,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 	if err := tlsLimits(c, &cfg); err != nil {
 		return cfg, err
 	}
-	if cfg.User, err = netsec.ParseLogin(c.String("user")); err != nil {
+	if cfg.User, err = netsec.ParseLogin(c.String("user"), c.String("password")); err != nil {
 		return cfg, err
 	}
 	if cfg.Compression, err = command.CompressionOf(c); err != nil {

@@ -59,7 +59,7 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	}
 	progress := output.NewProgress(s.Stderr, s.Terminal, s.Log)
 	defer progress.Close(false)
-	login, err := netsec.ParseLogin(c.String("user"))
+	login, err := netsec.ParseLogin(c.String("user"), c.String("password"))
 	if err != nil {
 		return err
 	}

@@ -30,15 +30,26 @@ type Login struct {
 	token string // "" = none yet
 }
 
-// ParseLogin reads NAME:PASSWORD; of nothing the Login is nil, which is nobody's.
-func ParseLogin(user string) (*Login, error) {
+// ParseLogin reads NAME:PASSWORD, or NAME with the password beside it; of nothing the
+// Login is nil, which is nobody's.
+func ParseLogin(user, password string) (*Login, error) {
+	const hint = "CFSEED_USER and CFSEED_PASSWORD keep them out of the process list"
 	if user == "" {
+		if password != "" {
+			return nil, fault.Newf(fault.Usage, "", "--password without --user")
+		}
 		return nil, nil
 	}
-	name, password, ok := strings.Cut(user, ":")
-	if !ok || name == "" {
-		return nil, fault.Newf(fault.Usage, "", "--user: want NAME:PASSWORD").
-			WithHint("CFSEED_USER keeps it out of the process list")
+	name, inline, both := strings.Cut(user, ":")
+	switch {
+	case name == "":
+		return nil, fault.Newf(fault.Usage, "", "--user: want NAME:PASSWORD").WithHint(hint)
+	case both && password != "":
+		return nil, fault.Newf(fault.Usage, "", "--user NAME:PASSWORD has a password already, and --password another").WithHint(hint)
+	case both:
+		password = inline
+	case password == "":
+		return nil, fault.Newf(fault.Usage, "", "--user %s: want its password: NAME:PASSWORD, or --password", name).WithHint(hint)
 	}
 	return &Login{name: name, password: password}, nil
 }

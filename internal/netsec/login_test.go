@@ -135,7 +135,7 @@ func follow(t *testing.T, c chainfirev1.ClusterClient) error {
 
 func parsed(t *testing.T, user string) *Login {
 	t.Helper()
-	l, err := ParseLogin(user)
+	l, err := ParseLogin(user, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -229,12 +229,17 @@ func TestLoginThatIsNotTaken(t *testing.T) {
 			}
 		}
 	}
-	for _, user := range []string{"ada", ":pw"} {
-		if _, err := ParseLogin(user); !fault.Is(err, fault.Usage) {
-			t.Errorf("%q: %v", user, err)
+	for _, words := range [][2]string{{"ada", ""}, {":pw", ""}, {":pw", "pw"}, {"ada:pw", "pw"}, {"", "pw"}} {
+		if _, err := ParseLogin(words[0], words[1]); !fault.Is(err, fault.Usage) {
+			t.Errorf("%q: %v", words, err)
 		}
 	}
-	if l, err := ParseLogin(""); l != nil || err != nil || l.DialOptions() != nil {
+	for _, words := range [][2]string{{"ada:p:w", ""}, {"ada", "p:w"}} {
+		if l, err := ParseLogin(words[0], words[1]); err != nil || l.name != "ada" || l.password != "p:w" {
+			t.Errorf("%q: %v", words, err)
+		}
+	}
+	if l, err := ParseLogin("", ""); l != nil || err != nil || l.DialOptions() != nil {
 		t.Errorf("%v, %v", l, err)
 	}
 }

@@ -150,7 +150,7 @@ func TestUsers(t *testing.T) {
 	second := c.StartAwaiting("n2")
 	c.add(second)
 	third := c.New("n3")
-	third.Env = []string{"CFSEED_USER=op:op"}
+	third.Env = []string{"CFSEED_USER=op", "CFSEED_PASSWORD=op"}
 	third.Spawn("--join", first.Client)
 	third.WaitReady(startPatience)
 	fourth := c.New("n4")

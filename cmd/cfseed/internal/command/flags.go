@@ -84,7 +84,8 @@ func SecurityFlags() []cli.Flag {
 		&cli.StringFlag{Name: "cacert", Category: categoryConnection, Usage: "trust servers certified by `FILE`"},
 		&cli.StringFlag{Name: "cert", Category: categoryConnection, Usage: "our certificate, `FILE`"},
 		&cli.StringFlag{Name: "key", Category: categoryConnection, Usage: "our private key, `FILE`"},
-		&cli.StringFlag{Name: "user", Category: categoryConnection, Usage: "`NAME:PASSWORD`"},
+		&cli.StringFlag{Name: "user", Category: categoryConnection, Usage: "`NAME:PASSWORD`, or NAME"},
+		&cli.StringFlag{Name: "password", Category: categoryConnection, Usage: "the `PASSWORD` of --user NAME"},
 	}
 }
 
@@ -122,6 +123,7 @@ func Dialer(c *cli.Context, endpoints ...string) (*dial.Dialer, error) {
 		Cert:      c.String("cert"),
 		Key:       c.String("key"),
 		User:      c.String("user"),
+		Password:  c.String("password"),
 	})
 }
 

@@ -31,7 +31,8 @@ type Config struct {
 	Endpoints         []string      // host:port or URL; blanks around and empty ones are dropped
 	Timeout           time.Duration // of a short call; of a followed one, without progress
 	CACert, Cert, Key string        // files; empty = none
-	User              string        // name:password; empty = nobody
+	User              string        // name:password, or name; empty = nobody
+	Password          string        // where User is a name alone
 }
 
 // Dialer makes connections to the endpoints. It holds no connection open
@@ -70,7 +71,7 @@ func New(cfg Config) (*Dialer, error) {
 		return nil, fault.Newf(fault.Usage, "", "--timeout %s: must be more than nothing", d.timeout)
 	}
 	var err error
-	if d.login, err = netsec.ParseLogin(cfg.User); err != nil {
+	if d.login, err = netsec.ParseLogin(cfg.User, cfg.Password); err != nil {
 		return nil, err
 	}
 	return d, nil
