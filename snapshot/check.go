@@ -94,9 +94,10 @@ func (s *Stage) compareNames() error {
 	return nil
 }
 
-// readBack compares every byte with the manifest, but for files that Put has
-// read back from the disk and nobody has written to since.
+// readBack compares every byte with the manifest, but for files that were read
+// back from the disk since they are whole and that nobody has written to.
 func (s *Stage) readBack(ctx context.Context) error {
+	s.checks.wait(ctx)
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for i := range s.m.Files {
@@ -140,7 +141,7 @@ func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (see
 		return seen, nil
 	}
 	forgetCached(f)
-	sums, err := sumChunks(ctx, &inTurn{&directFile{File: f}, &s.disk}, entry.Size, s.m.ChunkSize, s.bufs)
+	sums, err := sumChunks(ctx, &inTurn{&directFile{File: f}, &s.reading}, entry.Size, s.m.ChunkSize, s.bufs)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return sumKey{}, fault.New(fault.Corrupt, op, err).At(path)
 	}
@@ -163,7 +164,7 @@ func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (see
 // at a time: the kernel lets reads go before the writes that others wait for.
 type inTurn struct {
 	f    io.ReaderAt
-	disk *sync.Mutex
+	turn *sync.Mutex
 }
 
 const atOnce = 256 << 10
@@ -178,8 +179,8 @@ func (r *inTurn) ReadAt(p []byte, off int64) (n int, err error) {
 }
 
 func (r *inTurn) once(p []byte, off int64) (int, error) {
-	r.disk.Lock()
-	defer r.disk.Unlock()
+	r.turn.Lock()
+	defer r.turn.Unlock()
 	return r.f.ReadAt(p, off)
 }
 

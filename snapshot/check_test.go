@@ -278,8 +278,9 @@ func TestReadBackAsFilesComeIn(t *testing.T) {
 		return nil
 	}))
 	st := staged(t, datadir.At(counted, vfs.Default.PathJoin(dir, "node")), seed)
+	st.checks.wait(ctx)
 	if reads.Swap(0) == 0 {
-		t.Error("no table was read back while the seed came in")
+		t.Error("no table was read back before the seed was verified")
 	}
 	if err := st.readBack(ctx); err != nil || reads.Load() != 0 {
 		t.Errorf("%d reads of tables that were read before: %v", reads.Load(), err)
@@ -297,6 +298,7 @@ func TestReadBackAsFilesComeIn(t *testing.T) {
 		return nil
 	}))
 	st = staged(t, datadir.At(lying, vfs.Default.PathJoin(dir, "other")), seed)
+	st.checks.wait(ctx)
 	if st.files[table].checked != (sumKey{}) {
 		t.Error("a table with another bit passes for checked")
 	}

@@ -29,8 +29,10 @@ type Stage struct {
 	files   []stagedFile
 	reused  uint64
 
-	disk sync.Mutex // held while bytes are on their way to or from the disk
-	bufs buffers
+	writing sync.Mutex // held while a piece is on its way to the disk
+	reading sync.Mutex // or from it
+	bufs    buffers
+	checks  *checks
 
 	mu   sync.Mutex
 	done uint64 // bytes staged
@@ -103,7 +105,7 @@ func openStage(ctx context.Context, d *datadir.Dir, encoded []byte, member bool)
 	s := &Stage{
 		d: d, fs: d.FS(), member: member, m: m,
 		encoded: append([]byte(nil), encoded...), root: manifest.RootOf(encoded),
-		files: make([]stagedFile, len(m.Files)), bufs: newBuffers(m.ChunkSize),
+		files: make([]stagedFile, len(m.Files)), bufs: newBuffers(m.ChunkSize), checks: newChecks(),
 	}
 	for i := range s.files {
 		s.files[i].missing = len(m.Files[i].Chunks)
@@ -255,7 +257,8 @@ func (f *stagedFile) appendMissing(out []Range, file, chunks int) []Range {
 // written: wrong ones, and chunks that the seed does not have, are
 // fault.Corrupt and leave the stage usable. After a failed write or sync every
 // call gives that error; open the stage again to resume. data is not kept.
-// With the last chunk of a file, all of it is read back from the disk.
+// After the last chunk of a file, all of it is read back from the disk while
+// others come in.
 func (s *Stage) Put(file, index int, data []byte) error {
 	const op = "stage chunk"
 	if file < 0 || file >= len(s.files) || index < 0 || index >= len(s.m.Files[file].Chunks) {
@@ -287,10 +290,21 @@ func (s *Stage) Put(file, index int, data []byte) error {
 	s.done += uint64(length)
 	s.mu.Unlock()
 	if whole {
-		// While other files are on their way. What is wrong Verify finds again.
-		f.checked, _ = s.readBackFile(context.Background(), file, sumKey{})
+		s.checks.start(func(ctx context.Context) { s.checkAhead(ctx, file) })
 	}
 	return nil
+}
+
+// checkAhead reads back a file that is whole. What is wrong Verify finds again.
+func (s *Stage) checkAhead(ctx context.Context, file int) {
+	seen, err := s.readBackFile(ctx, file, sumKey{})
+	if err != nil {
+		return
+	}
+	f := &s.files[file]
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.checked = seen
 }
 
 // broken gives the error that ended this stage.
@@ -314,6 +328,7 @@ func (s *Stage) breakWith(err error) error {
 // Close ends the use of the stage. What is staged stays, to be resumed.
 func (s *Stage) Close() error {
 	_ = s.breakWith(fault.Newf(fault.Usage, "stage seed", "the stage is closed"))
+	s.checks.close()
 	return nil
 }
 

@@ -53,8 +53,8 @@ func (s *Stage) writeDirect(f *directFile, data []byte, offset int64) (done int,
 }
 
 func (s *Stage) writePiece(f *directFile, data []byte, offset int64) (int, error) {
-	s.disk.Lock()
-	defer s.disk.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	return f.direct(data, offset, f.File.WriteAt)
 }
 
@@ -62,8 +62,8 @@ func (s *Stage) writePiece(f *directFile, data []byte, offset int64) (int, error
 // waits for them: SyncTo starts what is dirty, after what it started before is
 // written. A whole file is synced.
 func (s *Stage) writeBack(f vfs.File, end int64, dirty, whole bool) error {
-	s.disk.Lock()
-	defer s.disk.Unlock()
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	if dirty {
 		full, err := f.SyncTo(end)
 		if err == nil && !full {

@@ -17,6 +17,7 @@ type choice struct {
 	chunks int // sent by all streams
 	due    int // before this chunk is the next look
 	with   chunk.Compression
+	slow   bool // the last look found a line worth zstd
 
 	// Since the last look, of all streams together:
 	looked  time.Time
@@ -82,16 +83,28 @@ func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 		c.last = time.Now()
 	}
 	if s.chunks == 0 || s.chunks >= s.due {
-		s.with = codec.Auto(raw, s.line())
+		sure := s.look(codec.Auto(raw, s.line()))
 		s.looked, s.bytes, s.active, s.blocked = time.Now(), 0, 0, 0
 		s.due = s.chunks + lookEvery
-		if s.chunks == 0 {
-			s.due = lookSoon
+		if s.chunks == 0 || !sure {
+			s.due = s.chunks + lookSoon
 		}
 	}
 	s.chunks++
 	s.bytes += len(raw)
 	return s.with
+}
+
+// look takes what a look at the data and the line advises. zstd is taken when
+// two looks in a row advise it: a target whose disk was busy for a moment is
+// not a slow line. It gives false when the next look is to follow soon.
+func (s *choice) look(advice chunk.Compression) (sure bool) {
+	sure = advice != chunk.Zstd || s.slow
+	s.slow = advice == chunk.Zstd
+	if sure {
+		s.with = advice
+	}
+	return sure
 }
 
 // line is the rate of the line, 0 unless most of the streams' time goes into

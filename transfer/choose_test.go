@@ -77,13 +77,13 @@ func TestChoiceIsShared(t *testing.T) {
 	for name, tc := range map[string]struct {
 		streams, chunks int
 		blocked         time.Duration
-		want            chunk.Compression // after the second look
+		want            chunk.Compression // when the looks have settled
 		due             int               // the next look
 	}{
-		"one stream that waits for the line": {1, 60, time.Second, chunk.Zstd, lookSoon + lookEvery},
+		"one stream that waits for the line": {1, 100, time.Second, chunk.Zstd, 2*lookSoon + lookEvery},
 		"one stream that does not":           {1, 60, 0, chunk.S2, lookSoon + lookEvery},
-		"streams of a chunk each that wait":  {60, 1, time.Second, chunk.Zstd, lookSoon + lookEvery},
-		"short streams that wait":            {10, 6, time.Second, chunk.Zstd, lookSoon + lookEvery},
+		"streams of a chunk each that wait":  {100, 1, time.Second, chunk.Zstd, 2*lookSoon + lookEvery},
+		"short streams that wait":            {10, 10, time.Second, chunk.Zstd, 2*lookSoon + lookEvery},
 		"short streams that do not":          {20, 3, 0, chunk.S2, lookSoon + lookEvery},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -91,7 +91,7 @@ func TestChoiceIsShared(t *testing.T) {
 			if s.with != tc.want || s.due < lookSoon || s.due > tc.due {
 				t.Errorf("chose %s, next look at %d of %d chunks; want %s, %d", s.with, s.due, s.chunks, tc.want, tc.due)
 			}
-			if n := tc.streams * tc.chunks; used[tc.want] < n-lookSoon-8 {
+			if n := tc.streams * tc.chunks; used[tc.want] < n-2*lookSoon-8 {
 				t.Errorf("%s for %d of %d chunks: %v", tc.want, used[tc.want], n, used)
 			}
 		})
@@ -103,5 +103,30 @@ func TestChoiceIsShared(t *testing.T) {
 	fixed.share(&choice{with: chunk.Zstd, chunks: 1, due: 100})
 	if got := fixed.next(nil, text); got != chunk.None {
 		t.Errorf("a stream that asked for none has %s", got)
+	}
+}
+
+// TestOneSlowMoment: a line that seems slow once is not packed for; one that
+// stays slow is.
+func TestOneSlowMoment(t *testing.T) {
+	for _, tc := range []struct {
+		advice []chunk.Compression
+		want   chunk.Compression
+		sure   bool // of the last look
+	}{
+		{[]chunk.Compression{chunk.None, chunk.Zstd}, chunk.None, false},
+		{[]chunk.Compression{chunk.S2, chunk.Zstd}, chunk.S2, false},
+		{[]chunk.Compression{chunk.None, chunk.Zstd, chunk.None, chunk.Zstd}, chunk.None, false},
+		{[]chunk.Compression{chunk.None, chunk.Zstd, chunk.Zstd}, chunk.Zstd, true},
+		{[]chunk.Compression{chunk.None, chunk.Zstd, chunk.Zstd, chunk.None}, chunk.None, true},
+		{[]chunk.Compression{chunk.Zstd, chunk.Zstd, chunk.S2, chunk.Zstd}, chunk.S2, false},
+	} {
+		s, sure := new(choice), false
+		for _, advice := range tc.advice {
+			sure = s.look(advice)
+		}
+		if s.with != tc.want || sure != tc.sure {
+			t.Errorf("%v: %s, sure %t; want %s, %t", tc.advice, s.with, sure, tc.want, tc.sure)
+		}
 	}
 }
