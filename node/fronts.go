@@ -150,17 +150,36 @@ func (n *node) newServer(urls []string, files netsec.Files, more ...grpc.ServerO
 	return n.makeServer(creds, more...), nil
 }
 
-// newClientServer is newServer for the clients' address, which HTTP has a part of.
-func (n *node) newClientServer(more ...grpc.ServerOption) (*grpc.Server, *netsec.Split, error) {
-	u, err := netsec.ParseURL(n.cfg.ListenClient[0])
+// shared is an address that a gRPC server shares with others.
+type shared struct {
+	*grpc.Server
+	split    *netsec.Split
+	channels net.Listener // of the chunks of seeds
+}
+
+// newShared is newServer for a member's address.
+func (n *node) newShared(urls []string, files netsec.Files, d *door, more ...grpc.ServerOption) (*shared, error) {
+	u, err := netsec.ParseURL(urls[0])
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	split, err := n.cfg.ClientTLS.Split(u, n.fronts.client.listeners[0].Addr())
+	split, err := files.Split(u, d.listeners[0].Addr())
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	return n.makeServer(split.Credentials(), more...), split, nil
+	return &shared{n.makeServer(split.Credentials(), more...), split, split.Apart(transfer.ChannelProtocol)}, nil
+}
+
+// serve serves gRPC, and the channels of seeds, for a room until ctx ends.
+func (s *shared) serve(ctx context.Context, r *room, seeds *transfer.Server) error {
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return r.serveOn(gctx, s.Server, s.split.Listen(r)) })
+	g.Go(func() error { return seeds.ServeChannels(gctx, s.channels) })
+	g.Go(func() error {
+		<-gctx.Done()
+		return s.split.Close()
+	})
+	return g.Wait()
 }
 
 func (n *node) makeServer(creds credentials.TransportCredentials, more ...grpc.ServerOption) *grpc.Server {

@@ -119,7 +119,7 @@ func TestAuthorizerGuardsEveryRPC(t *testing.T) {
 	}
 	conns := map[string]*grpc.ClientConn{}
 	var rpcs []rpc
-	for url, s := range map[string]*grpc.Server{m.n.cfg.AdvertiseClient[0]: srv.client, m.n.cfg.AdvertisePeer[0]: srv.peer} {
+	for url, s := range map[string]*grpc.Server{m.n.cfg.AdvertiseClient[0]: srv.client.Server, m.n.cfg.AdvertisePeer[0]: srv.peer.Server} {
 		conns[url] = connect(t, url)
 		rpcs = append(rpcs, rpcsOf(url, s)...)
 	}

@@ -296,7 +296,7 @@ func (m *member) run(ctx context.Context, beside func(context.Context) error) er
 		}
 	})
 	peerRoom, clientRoom := m.n.fronts.peer.take(), m.n.fronts.client.take() // before anybody hears that we are ready
-	inner.Go(loops.lasting(ictx, "peer service", func(ctx context.Context) error { return peerRoom.serve(ctx, srv.peer) }))
+	inner.Go(loops.lasting(ictx, "peer service", func(ctx context.Context) error { return srv.peer.serve(ctx, peerRoom, m.seeds.server) }))
 	g.Go(loops.lasting(gctx, "client service", func(ctx context.Context) error { return m.serveClients(ctx, clientRoom, srv) }))
 	g.Go(func() error {
 		defer srv.etcd.Shutdown()

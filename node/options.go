@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -52,6 +53,13 @@ func (n *node) dialTransfer(ctx context.Context, endpoint string, opts ...grpc.D
 func seedDialer(files func(endpoint string) netsec.Files, user *netsec.Login) transfer.DialFunc {
 	return func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
 		return netsec.Dial(endpoint, files(endpoint), append(user.DialOptions(), opts...)...)
+	}
+}
+
+// channelDialer connects for channels, with the certificates.
+func channelDialer(files func(endpoint string) netsec.Files) transfer.DialChannelFunc {
+	return func(ctx context.Context, endpoint string, wrap func(net.Conn) net.Conn) (net.Conn, error) {
+		return netsec.DialApart(ctx, endpoint, files(endpoint), transfer.ChannelProtocol, wrap)
 	}
 }
 

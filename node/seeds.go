@@ -8,6 +8,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/node/clusterapi"
@@ -58,7 +59,7 @@ func newSeeds(m *member) (*seeds, error) {
 	s.raft = &raftSnapshots{seeds: s, logger: n.logger, kick: make(chan struct{}, 1)}
 	s.server, err = transfer.NewServer(transfer.Config{Authorizer: seedAuthorizer{n.cfg.Authorize}, Leases: s, Seeds: s, Digests: s, Tails: s,
 		Dial: n.dialTransfer, Cluster: func() ident.Cluster { return m.identity.get().Cluster },
-		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter, Pace: s.pace})
+		ClientURLs: s.clientURLs, Logger: n.logger, Slots: defaultSeedSlots, Conns: n.fronts.meter, Channels: true, Pace: s.pace})
 	if err != nil {
 		return nil, errors.Join(err, library.Close())
 	}
@@ -71,10 +72,11 @@ type seedAuthorizer struct {
 }
 
 // AuthorizeSeed asks with the method's name; no authoriser allows what the TLS
-// configuration lets in.
+// configuration lets in. Chunks over a channel are no RPC of their own: the gates
+// that the opening of the seed passed are asked again for them.
 func (g seedAuthorizer) AuthorizeSeed(ctx context.Context, rpc string) error {
-	if g.authorize == nil {
-		return nil
+	if err := netsec.AskAgain(ctx, rpc); err != nil || g.authorize == nil {
+		return err
 	}
 	if err := g.authorize(ctx, rpc); err != nil {
 		return fault.New(fault.Permission, "seed", err).

@@ -18,8 +18,7 @@ import (
 
 // services are the servers of a member's two addresses.
 type services struct {
-	peer, client *grpc.Server
-	split        *netsec.Split   // the clients' HTTP
+	peer, client *shared
 	etcd         *etcdapi.Server // its health service follows the member
 }
 
@@ -40,10 +39,11 @@ func (m *member) services() (*services, error) {
 			Directory: func() ident.Nonce { return m.identity.get().Directory }})
 		await.Member()
 	}
-	peerSrv, err := n.newServer(n.cfg.ListenPeer, n.cfg.PeerTLS)
+	peerSrv, err := n.newShared(n.cfg.ListenPeer, n.cfg.PeerTLS, n.fronts.peer)
 	if err != nil {
 		return nil, err
 	}
+	peerSrv.split.WithoutHTTP()
 	m.transport.Register(peerSrv)
 	cluster.Register(peerSrv)
 	chainfirev1.RegisterSeedServer(peerSrv, m.seeds.server)
@@ -51,16 +51,16 @@ func (m *member) services() (*services, error) {
 	chainfirev1.RegisterLeasesServer(peerSrv, leases)
 
 	gate := seedGate{rules: func() *auth.Rules { return m.state.machine().Auth() }, client: etcd.Client}
-	clientSrv, split, err := n.newClientServer(append(append(etcd.ServerOptions(), n.cfg.clientOptions()...), netsec.Gate(gate.ask).ServerOptions()...)...)
+	clientSrv, err := n.newShared(n.cfg.ListenClient, n.cfg.ClientTLS, n.fronts.client, append(append(etcd.ServerOptions(), n.cfg.clientOptions()...), netsec.Gate(gate.ask).ServerOptions()...)...)
 	if err != nil {
 		return nil, err
 	}
-	etcd.Register(clientSrv)
+	etcd.Register(clientSrv.Server)
 	concurrency.Backend{KV: etcd.KV(), Leases: etcd.Leases(), Header: asEtcd.Header,
-		Watch: func() concurrency.Watches { return m.watches.Open() }}.Register(clientSrv)
-	cluster.Register(clientSrv)
+		Watch: func() concurrency.Watches { return m.watches.Open() }}.Register(clientSrv.Server)
+	cluster.Register(clientSrv.Server)
 	chainfirev1.RegisterSeedServer(clientSrv, m.seeds.server)
-	return &services{peer: peerSrv, client: clientSrv, split: split, etcd: etcd}, nil
+	return &services{peer: peerSrv, client: clientSrv, etcd: etcd}, nil
 }
 
 // clientOptions are what the flags say about connections of clients. Nodes that

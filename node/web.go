@@ -91,11 +91,7 @@ func (m *member) serveClients(ctx context.Context, r *room, srv *services) error
 	m.n.fronts.web.member.Store(&handler)
 	defer m.n.fronts.web.member.Store(nil)
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return r.serveOn(gctx, srv.client, srv.split.Listen(r)) })
-	g.Go(func() error { return serveHTTP(gctx, []net.Listener{srv.split}, handler, m.n.logger) })
-	g.Go(func() error {
-		<-gctx.Done()
-		return srv.split.Close()
-	})
+	g.Go(func() error { return srv.client.serve(gctx, r, m.seeds.server) })
+	g.Go(func() error { return serveHTTP(gctx, []net.Listener{srv.client.split}, handler, m.n.logger) })
 	return g.Wait()
 }

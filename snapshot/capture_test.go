@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	"golang.org/x/sys/unix"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
@@ -445,5 +447,50 @@ func TestSumsOfOldTablesAreKept(t *testing.T) {
 	}
 	if err := releaseTwo(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// OpenChunk gives the bytes that ReadChunk gives, where files have descriptors.
+func TestOpenChunk(t *testing.T) {
+	dir := t.TempDir()
+	src := newSource(t, vfs.Default, filepath.Join(dir, "src", "state-1"))
+	src.fill(20, 1000)
+	seed := src.capture(filepath.Join(dir, "src", "seeds", "a"))
+	for file := range seed.m.Files {
+		for index := range seed.m.Files[file].Chunks {
+			want, err := seed.ReadChunk(t.Context(), file, index, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			f, offset, err := seed.OpenChunk(file, index)
+			if err != nil || f == nil {
+				t.Fatalf("chunk %d of file %d: %v, %v", index, file, f, err)
+			}
+			got := make([]byte, len(want))
+			if _, err := unix.Pread(int(f.Fd()), got, offset); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("chunk %d of file %d differs: %v", index, file, err)
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	for _, at := range [][2]int{{-1, 0}, {len(seed.m.Files), 0}, {0, -1}, {0, len(seed.m.Files[0].Chunks)}} {
+		if _, _, err := seed.OpenChunk(at[0], at[1]); !fault.Is(err, fault.Usage) {
+			t.Errorf("chunk %d of file %d: %v", at[1], at[0], err)
+		}
+	}
+	if err := seed.Remove(); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := seed.OpenChunk(0, 0); !fault.Is(err, fault.LeaseLost) {
+		t.Errorf("removed: %v", err)
+	}
+
+	mem := vfs.NewMem()
+	inMemory := newSource(t, mem, "src/state-1")
+	inMemory.fill(2, 1000)
+	if f, _, err := inMemory.capture("src/seeds/a").OpenChunk(0, 0); f != nil || err != nil {
+		t.Errorf("a file in memory: %v, %v", f, err)
 	}
 }

@@ -132,7 +132,6 @@ func TestStagePassesThePageCache(t *testing.T) {
 			needsDirect(t, dir)
 			disk := &directDisk{FS: vfs.Default, refuse: refuse}
 			st := staged(t, datadir.At(disk, filepath.Join(dir, "node")), seed)
-			st.checks.wait(t.Context())
 			wantDirect, wantCached := blocks, all-blocks
 			if refuse {
 				wantDirect, wantCached = 0, all

@@ -185,6 +185,7 @@ func chunkOf(t testing.TB, seed *Seed, file, index int) []byte {
 // putMissing stages everything that is missing and gives the number of chunks.
 func putMissing(seed *Seed, st *Stage) (int, error) {
 	n := 0
+	defer st.checks.wait(context.Background()) // tests look at the disk then
 	for _, r := range st.Missing() {
 		for i := range r.Count {
 			data, err := seed.ReadChunk(context.Background(), r.File, r.First+i, nil)

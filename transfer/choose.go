@@ -95,6 +95,25 @@ func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
 	return s.with
 }
 
+// plain says that the next chunk goes as it is and need not be looked at.
+func (c *chooser) plain(size int) bool {
+	s := c.auto
+	if s == nil {
+		return c.fixed == chunk.None
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.chunks == 0 || s.chunks >= s.due || s.with != chunk.None {
+		return false
+	}
+	if c.last.IsZero() {
+		c.last = time.Now()
+	}
+	s.chunks++
+	s.bytes += size
+	return true
+}
+
 // look takes what a look at the data and the line advises. zstd is taken when
 // two looks in a row advise it: a target whose disk was busy for a moment is
 // not a slow line. It gives false when the next look is to follow soon.

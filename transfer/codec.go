@@ -358,14 +358,11 @@ func ServerOptions() []grpc.ServerOption {
 }
 
 // dialOptions are the counterpart of ServerOptions. The windows never limit a
-// pull: what is on its way is what its lanes have asked for. One try to connect
-// takes a twelfth of the idle timeout at most, two seconds at least: over a line
-// that swallows everything, the next try comes that soon after it is back.
+// pull: what is on its way is what its lanes have asked for.
 func dialOptions(idle time.Duration) []grpc.DialOption {
-	within := max(idle/12, 2*time.Second)
 	return []grpc.DialOption{grpc.WithInitialWindowSize(laneWindow), grpc.WithInitialConnWindowSize(2 * laneWindow),
 		grpc.WithWriteBufferSize(connBuffer), grpc.WithReadBufferSize(connBuffer),
-		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: within})}
+		grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: connectWithin(idle)})}
 }
 
 const (

@@ -64,4 +64,32 @@
 // Inside a Receive stream the same bytes are wrapped as field 2 of
 // ReceiveRequest (0x12, varint length). Other implementations of protobuf read
 // and write the same messages.
+//
+// # Channels (cfseed-channel/1)
+//
+// Chunks need not come over gRPC, whose framing costs a processor more than the
+// rest of a pull: a source may offer channels (OpenSeedResponse.channel), which are
+// connections to the address that opened the seed. TLS is that of the address, with
+// the protocol's name as ALPN; without TLS the name and a newline come first. A
+// target sends requests, the source answers each, in order, with the frames of a
+// GetSnapshot stream; after an error the connection is of no use. Every part of a
+// channel, either way, is
+//
+//	offset  bytes  content, little endian
+//	0       1      kind: 1 frame that is no chunk, 2 chunk, 3 request
+//	1       1      compression of a chunk
+//	2       2      0
+//	4       4      length of what follows the head: of a chunk at most 1.25 MiB, else 64 KiB
+//	8       4      file, 12: index, 16: raw size; of a chunk, as in its frame
+//	20      4      0
+//	24      8      seed ID, 32: xxh3 of the raw bytes; of a chunk
+//	40      n      data of the chunk, or a GetSnapshotResponse, or a ChannelRequest
+//
+// A request carries the secret that opening the seed gave, which is worth nothing
+// when the lease has ended; the Authorizer is asked about who opened the seed at
+// every request, and one that it refuses has to open the seed again. A chunk
+// that is not compressed goes from its file to the socket without being read (where
+// the system can, and there is no TLS), so it is the target that finds what the
+// source's disk got wrong; it asks for such a chunk again, to be checked first. A
+// target that gets no answer over a channel falls back to streams.
 package transfer

@@ -18,6 +18,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 	"github.com/chainfire/cfseed/snapshot/chunk"
 	"github.com/chainfire/cfseed/snapshot/manifest"
@@ -256,7 +257,7 @@ func startSource(t testing.TB, leases *fakeLeases, seeds []*memSeed, opts ...sou
 		s.provider.seeds = append(s.provider.seeds, seed)
 	}
 	cfg := Config{Authorizer: s.auth, Leases: leases, Seeds: s.provider, Digests: fakeDigests{}, Dial: dialTCP,
-		Cluster: testCluster, Logger: quiet(), Conns: new(ConnMeter), SlotGrace: 5 * time.Millisecond}
+		Cluster: testCluster, Logger: quiet(), Conns: new(ConnMeter), SlotGrace: 5 * time.Millisecond, Channels: true}
 	for _, o := range opts {
 		o(&cfg, s.wire)
 	}
@@ -264,7 +265,7 @@ func startSource(t testing.TB, leases *fakeLeases, seeds []*memSeed, opts ...sou
 	if s.server, err = NewServer(cfg); err != nil {
 		t.Fatal(err)
 	}
-	s.addr, s.grpc = serve(t, cfg.Conns, s.wire, func(g *grpc.Server) { chainfirev1.RegisterSeedServer(g, s.server) })
+	s.addr, s.grpc = serveBoth(t, cfg.Conns, s.wire, s.server, func(g *grpc.Server) { chainfirev1.RegisterSeedServer(g, s.server) })
 	s.stop = sync.OnceFunc(func() {
 		s.wire.kill()
 		s.grpc.Stop()
@@ -278,23 +279,58 @@ func startSource(t testing.TB, leases *fakeLeases, seeds []*memSeed, opts ...sou
 
 // serve starts a gRPC server behind a faulty wire.
 func serve(t testing.TB, meter *ConnMeter, w *wire, register func(*grpc.Server), opts ...grpc.ServerOption) (string, *grpc.Server) {
+	return serveBoth(t, meter, w, nil, register, opts...)
+}
+
+// serveBoth is serve with the channels of a server, if that is not nil, on the
+// same address.
+func serveBoth(t testing.TB, meter *ConnMeter, w *wire, channels *Server, register func(*grpc.Server), opts ...grpc.ServerOption) (string, *grpc.Server) {
+	t.Helper()
+	addr, g := serveOn(t, meter, channels, w.listen, register, opts...)
+	t.Cleanup(w.kill) // first
+	return addr, g
+}
+
+// serveOn is serveBoth without the wire; listen goes around the listener.
+func serveOn(t testing.TB, meter *ConnMeter, channels *Server, listen func(net.Listener) net.Listener, register func(*grpc.Server), opts ...grpc.ServerOption) (string, *grpc.Server) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	split, err := netsec.Files{}.Split(netsec.URL{Scheme: "http"}, l.Addr())
 	if err != nil {
 		t.Fatal(err)
 	}
 	if opts == nil {
 		opts = ServerOptions()
 	}
-	g := grpc.NewServer(opts...)
+	g := grpc.NewServer(append(opts, grpc.Creds(split.Credentials()))...)
 	register(g)
 	var wg sync.WaitGroup
-	listener := w.listen(l)
+	listener := listen(l)
 	if meter != nil {
 		listener = meter.Listen(listener)
 	}
-	wg.Go(func() { _ = g.Serve(listener) })
-	t.Cleanup(func() { w.kill(); g.Stop(); wg.Wait() })
+	if channels != nil {
+		apart := split.Apart(ChannelProtocol)
+		wg.Go(func() {
+			if err := channels.ServeChannels(context.Background(), apart); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Go(func() { _ = g.Serve(split.Listen(listener)) })
+	t.Cleanup(func() {
+		if err := split.Close(); err != nil {
+			t.Error(err)
+		}
+		g.Stop()
+		if channels != nil {
+			_ = channels.Close() // ends channels
+		}
+		wg.Wait()
+	})
 	return l.Addr().String(), g
 }
 
@@ -303,8 +339,17 @@ func dialTCP(_ context.Context, endpoint string, opts ...grpc.DialOption) (Conn,
 	return grpc.NewClient("passthrough:///"+bare(endpoint), opts...)
 }
 
+func dialChannel(ctx context.Context, endpoint string, wrap func(net.Conn) net.Conn) (net.Conn, error) {
+	return netsec.DialApart(ctx, "http://"+bare(endpoint), netsec.Files{}, ChannelProtocol, wrap)
+}
+
+// ways are how chunks come.
+func ways() map[string]DialChannelFunc {
+	return map[string]DialChannelFunc{"channels": dialChannel, "streams": nil}
+}
+
 func pullConfig(disk *memDisk, endpoints ...string) PullConfig {
-	return PullConfig{Endpoints: endpoints, Dial: dialTCP, OpenStage: disk.open, Logger: quiet(), Target: "test",
+	return PullConfig{Endpoints: endpoints, Dial: dialTCP, DialChannel: dialChannel, OpenStage: disk.open, Logger: quiet(), Target: "test",
 		Grace: 20 * time.Millisecond, Backoff: func(int) time.Duration { return time.Millisecond }}
 }
 

@@ -20,6 +20,10 @@ type lane struct {
 	*round
 	conn   Conn
 	client chainfirev1.SeedClient
+
+	plugged *channel    // nil: not yet, or not any more
+	release func() bool // lets go of what ends it
+
 	answer time.Duration // the least time from asking for a share to its first frame; 0: not known
 	each   time.Duration // smoothed, of one chunk
 	moved  bool          // something came over it since it broke
@@ -47,7 +51,7 @@ func (r *round) openLanes(ctx context.Context) error {
 			return peerFault(ctx, "dial "+r.addr, err)
 		}
 		r.lanes = append(r.lanes, &lane{round: r, conn: conn, client: chainfirev1.NewSeedClient(conn)})
-		if lazy, ok := conn.(interface{ Connect() }); ok {
+		if lazy, ok := conn.(interface{ Connect() }); ok && !r.channels() {
 			lazy.Connect()
 		}
 	}
@@ -56,6 +60,7 @@ func (r *round) openLanes(ctx context.Context) error {
 
 func (r *round) closeLanes() {
 	for _, l := range r.lanes {
+		l.unplug()
 		_ = l.conn.Close() // nothing comes over it any more
 	}
 }
@@ -101,7 +106,9 @@ func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
 	lanes := r.inUse(ctx)
 	clients := []chainfirev1.SeedClient{r.client}
 	for _, l := range lanes {
-		clients = append(clients, l.client)
+		if !r.channels() { // else the system asks whether the other side is there
+			clients = append(clients, l.client)
+		}
 	}
 	r.asked.Store(&clients)
 	queue := newWorkQueue(missing, len(lanes))
@@ -136,7 +143,7 @@ func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
 // share is a part of what is missing, asked for and coming over one stream.
 type share struct {
 	frames *frameReader
-	stream chainfirev1.Seed_GetSnapshotClient
+	stream frameStream
 	end    context.CancelFunc
 	asked  time.Time
 	alone  bool // when it was asked for, nothing else was on its way
@@ -169,6 +176,12 @@ func (l *lane) work(ctx context.Context, queue *workQueue) error {
 			queue.add(next.frames.rest()...)
 			next = nil
 		}
+		if l.plugged != nil {
+			l.unplug()
+			if l.absent(ctx) {
+				continue
+			}
+		}
 		var d *damaged
 		if errors.As(err, &d) && d.at.file >= 0 {
 			// The stream is not to be trusted any more, another one may be.
@@ -195,11 +208,10 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 		return nil, nil
 	}
 	req := &chainfirev1.GetSnapshotRequest{LeaseId: l.meta.LeaseID, ManifestRoot: l.layout.root[:], Ranges: rangesProto(ranges),
-		Compression: l.cfg.Compression, RateLimit: uint64(max(l.cfg.RateLimit, 0))}
-	sctx, end := context.WithCancel(ctx)
-	stream, err := l.client.GetSnapshot(sctx, req, callOptions(l.raw)...)
+		Compression: l.cfg.Compression, RateLimit: uint64(max(l.cfg.RateLimit, 0)),
+		Check: l.check.Load()}
+	stream, end, err := l.request(ctx, req)
 	if err != nil {
-		end()
 		queue.add(ranges...)
 		return nil, peerFault(ctx, "pull from "+l.addr, err)
 	}
@@ -211,6 +223,7 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 	s.frames.onChunk = func(id chunkID, c *chainfirev1.FrameChunk) error {
 		again, err := l.in.put(id, c)
 		if again && err == nil { // else it is in the rest
+			l.check.Store(true) // it may be the source's disk
 			queue.add(Range{File: id.file, First: id.index, Count: 1})
 		}
 		return err

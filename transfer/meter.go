@@ -45,6 +45,9 @@ func (c *countedConn) Close() error {
 	return err
 }
 
+// wrap makes a connection count into c.
+func (c *byteCounter) wrap(conn net.Conn) net.Conn { return &countedConn{Conn: conn, counter: c} }
+
 // dialOption makes gRPC's connections count into c. A dialer that the caller
 // sets after it takes its place; then only whole messages show progress.
 func (c *byteCounter) dialOption() grpc.DialOption {
@@ -58,7 +61,7 @@ func (c *byteCounter) dialOption() grpc.DialOption {
 		if err != nil {
 			return nil, err
 		}
-		return &countedConn{Conn: conn, counter: c}, nil
+		return c.wrap(conn), nil
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/chainfire/cfseed/internal/fault"
@@ -17,6 +18,9 @@ import (
 type PullConfig struct {
 	Endpoints []string // preferred source first
 	Dial      DialFunc
+	// DialChannel connects for channels, which sources may offer for chunks; nil:
+	// streams do.
+	DialChannel DialChannelFunc
 	// OpenStage opens the stage for a manifest. When another source can not
 	// serve the seed begun with, the stage is closed and opened again with the
 	// new manifest: what the two have in common is to be kept. The last stage
@@ -141,6 +145,8 @@ type endpoint struct {
 	bad  error     // it will not do
 	away time.Time // since when it fails; zero = it does not
 	dry  int       // rounds in a row that stored nothing
+
+	channels atomic.Int32 // what is known of them
 }
 
 // Pull fetches a seed into a stage, from the first endpoint that can serve it,

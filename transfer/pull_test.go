@@ -2,7 +2,6 @@ package transfer
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"testing"
 	"time"
@@ -14,13 +13,14 @@ import (
 func TestPull(t *testing.T) {
 	sizes := []int{1, 4095, 4096, 4097, 300_000, 50_000}
 	for _, compression := range []string{"", "auto", "zstd", "s2", "none"} {
-		for _, parallel := range []int{1, 4} {
-			t.Run(fmt.Sprintf("%s/%d", compression, parallel), func(t *testing.T) {
+		for way, dial := range ways() {
+			t.Run(compression+"/"+way, func(t *testing.T) {
 				seed := seedSpec{sizes: sizes}.build(t)
 				src := startSource(t, nil, []*memSeed{seed})
 				disk := newMemDisk()
 				cfg := pullConfig(disk, src.addr)
-				cfg.Compression, cfg.Parallel, cfg.Cluster = compression, parallel, testCluster()
+				cfg.Compression, cfg.DialChannel, cfg.Cluster = compression, dial, testCluster()
+				cfg.Parallel = 1 + 3*(len(compression)%2)
 				var last Progress
 				cfg.Progress = func(p Progress) { last = p }
 				res, err := Pull(t.Context(), cfg)
@@ -156,14 +156,14 @@ func TestPullResumesLater(t *testing.T) {
 func TestPullFlippedBits(t *testing.T) {
 	seed := seedSpec{sizes: []int{40_000}}.build(t)
 	src := startSource(t, nil, []*memSeed{seed})
-	pull := func() (*memDisk, PullResult, error) {
+	pull := func(way DialChannelFunc) (*memDisk, PullResult, error) {
 		disk := newMemDisk()
 		cfg := pullConfig(disk, src.addr)
-		cfg.Compression, cfg.Parallel, cfg.IdleTimeout = "none", 2, 80*time.Millisecond
+		cfg.Compression, cfg.Parallel, cfg.IdleTimeout, cfg.DialChannel = "none", 2, 80*time.Millisecond, way
 		res, err := Pull(t.Context(), cfg)
 		return disk, res, err
 	}
-	if _, _, err := pull(); err != nil {
+	if _, _, err := pull(dialChannel); err != nil {
 		t.Fatal(err)
 	}
 	clean := src.wire.count()
@@ -172,7 +172,11 @@ func TestPullFlippedBits(t *testing.T) {
 	for i := range runs {
 		at, bit := 30+r.Int64N(clean-30), uint(r.IntN(8))
 		src.wire.plan(func(w *wire) { w.flipAt, w.flipBit = at, bit })
-		disk, res, err := pull()
+		way := dialChannel
+		if i%2 == 0 {
+			way = nil
+		}
+		disk, res, err := pull(way)
 		if err != nil {
 			failed++
 			t.Logf("bit %d of byte %d: %v", bit, at, err)

@@ -22,8 +22,11 @@ import (
 type round struct {
 	*puller
 	addr   string
+	source *endpoint
 	client chainfirev1.SeedClient
 	meta   Meta
+	secret []byte      // for channels; empty: the source offers none
+	check  atomic.Bool // chunks are to be checked before they are sent
 	end    context.CancelCauseFunc
 	limit  atomic.Int64 // of silence, in nanoseconds
 
@@ -45,7 +48,7 @@ func (p *puller) round(ctx context.Context, e *endpoint) error {
 		return peerFault(ctx, "dial "+e.addr, err)
 	}
 	defer func() { _ = conn.Close() }()
-	r := &round{puller: p, addr: e.addr, client: chainfirev1.NewSeedClient(conn), measured: make(chan struct{}), end: cancel}
+	r := &round{puller: p, addr: e.addr, source: e, client: chainfirev1.NewSeedClient(conn), measured: make(chan struct{}), end: cancel}
 	r.asked.Store(&[]chainfirev1.SeedClient{r.client})
 	var wg sync.WaitGroup
 	defer wg.Wait()
@@ -104,6 +107,9 @@ func (r *round) open(ctx context.Context) error {
 		return fault.Newf(fault.Refused, "open seed at "+r.addr, "its seed is at %s, want %s", meta.Position, r.cfg.MinPosition)
 	}
 	r.meta, r.opening = meta, time.Time{}
+	if secret := resp.GetChannel(); len(secret) == channelSecret {
+		r.secret = secret
+	}
 	r.result.Meta, r.result.LeaseID, r.result.Source = meta, meta.LeaseID, r.addr
 	r.learn(resp.GetClientUrls(), true)
 	r.tell(Event{Kind: EventOpened, Source: r.addr, Meta: meta})

@@ -76,6 +76,16 @@ type Seed interface {
 	OpenRecords() (span.Reader, error)
 }
 
+// FileSeed is a Seed whose chunks can be sent from its files without being read.
+type FileSeed interface {
+	// OpenChunk gives the file that holds a chunk and where in it the chunk
+	// begins; the caller closes it. A nil file says that the chunk must be read.
+	OpenChunk(file, chunk int) (f interface {
+		Fd() uintptr
+		Close() error
+	}, offset int64, err error)
+}
+
 // DigestReader answers for the state digest at an applied index (0 = now).
 type DigestReader interface {
 	DigestAt(ctx context.Context, index uint64) (at uint64, digest [16]byte, revision int64, err error)

@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -41,9 +42,12 @@ func waitBytes(ctx context.Context, limiters []*rate.Limiter, n int) error {
 
 // sender turns ranges of a seed into frames.
 type sender struct {
-	ctx      context.Context
-	send     func(*chainfirev1.GetSnapshotResponse, mem.Buffer) error // blocks while the peer does not take it
-	alive    func() error                                             // of the lease, asked before every chunk
+	ctx  context.Context
+	send func(*chainfirev1.GetSnapshotResponse, mem.Buffer) error // blocks while the peer does not take it
+	// sendFile sends a chunk from a file, in the place of send; nil where that is
+	// not possible.
+	sendFile func(c *chainfirev1.FrameChunk, fd uintptr, offset int64, n int) error
+	alive    func() error // of the lease, asked before every chunk
 	seed     Seed
 	layout   *layout
 	codec    *chunk.Codec
@@ -102,10 +106,8 @@ func (s *sender) manifest() error {
 	return s.frame(endFrame(s.chunks, s.raw))
 }
 
-func (s *sender) frame(f *chainfirev1.GetSnapshotResponse) error { return s.emit(f, nil) }
-
-func (s *sender) emit(f *chainfirev1.GetSnapshotResponse, payload mem.Buffer) error {
-	err := s.send(f, payload)
+func (s *sender) frame(f *chainfirev1.GetSnapshotResponse) error {
+	err := s.send(f, nil)
 	if err != nil {
 		s.broken = true
 	}
@@ -119,6 +121,11 @@ func (s *sender) fileChunk(file, index int) error {
 	size := s.layout.rawSize(file, index)
 	if err := s.pace.Wait(s.ctx, size); err != nil {
 		return err
+	}
+	if s.sendFile != nil {
+		if sent, err := s.unread(file, index, size); sent || err != nil {
+			return err
+		}
 	}
 	buf := s.pool.Get(size)
 	data, err := s.seed.ReadChunk(s.ctx, file, index, *buf)
@@ -136,6 +143,24 @@ func (s *sender) fileChunk(file, index int) error {
 	payload := mem.NewBuffer(buf, s.pool)
 	defer payload.Free()
 	return s.chunk(uint32(file), index, payload.ReadOnlyData(), payload)
+}
+
+// unread sends a chunk as it lies in its file, unseen: the target compares it
+// with the manifest, and asks for it to be checked here if it differs. It gives
+// false when the chunk is to be read.
+func (s *sender) unread(file, index, size int) (sent bool, err error) {
+	seed, ok := s.seed.(FileSeed)
+	if !ok || size == 0 || !s.choice.plain(size) {
+		return false, nil
+	}
+	f, offset, err := seed.OpenChunk(file, index)
+	if f == nil || err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	c := &chainfirev1.FrameChunk{Seed: seedID(s.layout.root), File: uint32(file), Index: uint32(index), RawSize: uint32(size),
+		Xxh3: s.layout.Files[file].Chunks[index]}
+	return true, s.dispatch(size, size, func() error { return s.sendFile(c, f.Fd(), offset, size) })
 }
 
 // chunk sends one chunk; raw lies in payload, which stays the caller's.
@@ -164,21 +189,26 @@ func (s *sender) chunk(file uint32, index int, raw []byte, payload mem.Buffer) e
 		c.Compression = uint32(used)
 	}
 	c.Data = payload.ReadOnlyData()
-	wire := payload.Len()
+	f := &chainfirev1.GetSnapshotResponse{Frame: &chainfirev1.GetSnapshotResponse_Chunk{Chunk: c}}
+	return s.dispatch(len(raw), payload.Len(), func() error { return s.send(f, payload) })
+}
+
+// dispatch sends a chunk when the limits allow it, and counts it.
+func (s *sender) dispatch(raw, wire int, send func() error) error {
 	start := time.Now()
 	if err := waitBytes(s.ctx, s.limiters, wire); err != nil {
 		return err
 	}
-	f := &chainfirev1.GetSnapshotResponse{Frame: &chainfirev1.GetSnapshotResponse_Chunk{Chunk: c}}
-	if err := s.emit(f, payload); err != nil {
+	if err := send(); err != nil {
+		s.broken = true
 		return err
 	}
 	s.choice.sent(time.Since(start))
 	s.chunks++
-	s.raw += uint64(len(raw))
+	s.raw += uint64(raw)
 	s.wire += uint64(wire)
 	if s.sent != nil {
-		s.sent(len(raw), wire)
+		s.sent(raw, wire)
 	}
 	return nil
 }

@@ -29,6 +29,7 @@ type Config struct {
 	ClientURLs func() []string      // of all members, for failover; may be nil
 	Logger     *slog.Logger         // nil: slog.Default()
 	Conns      *ConnMeter           // counts the server's connections; may be nil
+	Channels   bool                 // ServeChannels runs: they are offered
 
 	Slots         int           // seeds served at a time; default 8
 	QueueLength   int           // seeds that may wait for a slot; default 64
@@ -167,7 +168,13 @@ func (s *Server) OpenSeed(ctx context.Context, req *chainfirev1.OpenSeedRequest)
 	if err != nil {
 		return nil, rpcfault.ToStatus(err)
 	}
-	return &chainfirev1.OpenSeedResponse{Meta: sess.meta().Proto(), ClientUrls: s.cfg.ClientURLs()}, nil
+	resp := &chainfirev1.OpenSeedResponse{Meta: sess.meta().Proto(), ClientUrls: s.cfg.ClientURLs()}
+	if s.cfg.Channels {
+		opener := context.WithoutCancel(ctx)
+		sess.opener.Store(&opener)
+		resp.Channel = sess.secret[:]
+	}
+	return resp, nil
 }
 
 // checkCluster refuses a request meant for another cluster.

@@ -20,6 +20,11 @@ type session struct {
 	seed    Seed
 	layout  *layout
 	release func()
+	secret  [channelSecret]byte // opens channels; told to whoever opened the seed
+
+	// opener is the context, without its end, of who opened the seed last: the one
+	// that asks over channels.
+	opener atomic.Pointer[context.Context]
 
 	slotTurn chan struct{} // holds one token: whose turn it is to take the slot
 	lost     chan struct{} // closed when the lease was found to have ended
@@ -171,7 +176,7 @@ func (s *Server) acquire(ctx context.Context, lease Lease, want []byte, minimum 
 		release()
 		return nil, err
 	}
-	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, slot: true,
+	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, slot: true, secret: newSecret(),
 		slotTurn: make(chan struct{}, 1), lost: make(chan struct{}), idleSince: time.Now()}
 	sess.release = func() { sess.records.close(); release() }
 	sess.slotTurn <- struct{}{}

@@ -26,46 +26,66 @@ func (s *Server) GetSnapshot(req *chainfirev1.GetSnapshotRequest, stream grpc.Se
 	return rpcfault.ToStatus(s.serve(ctx, req, stream))
 }
 
-// serve checks the request and runs the stream under a watchdog.
-func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest, stream grpc.ServerStream) error {
+// prepared is a request for frames that was found good, under a session that
+// its holder uses.
+type prepared struct {
+	sess     *session
+	choice   *chooser
+	manifest bool
+	ranges   []Range
+	check    bool
+}
+
+// prepare checks a request. The caller gives back the use of the session.
+func (s *Server) prepare(req *chainfirev1.GetSnapshotRequest) (p *prepared, err error) {
 	root, err := rootFrom(req.GetManifestRoot())
 	if err != nil {
-		return fault.New(fault.Usage, "get snapshot", err)
+		return nil, fault.New(fault.Usage, "get snapshot", err)
 	}
-	choice, err := newChooser(req.GetCompression())
-	if err != nil {
-		return err
+	p = &prepared{manifest: req.GetManifest(), check: req.GetCheck()}
+	if p.choice, err = newChooser(req.GetCompression()); err != nil {
+		return nil, err
 	}
-	sess, err := s.use(req.GetLeaseId(), root, int64(min(req.GetRateLimit(), 1<<62)))
-	if err != nil {
-		return err
+	if p.sess, err = s.use(req.GetLeaseId(), root, int64(min(req.GetRateLimit(), 1<<62))); err != nil {
+		return nil, err
 	}
-	choice.share(&sess.choice)
-	ranges, err := sess.layout.rangesFrom(req.GetRanges())
-	if err == nil {
-		err = s.alive(sess)
+	p.choice.share(&p.sess.choice)
+	if p.ranges, err = p.sess.layout.rangesFrom(req.GetRanges()); err == nil {
+		err = s.alive(p.sess)
 	}
 	if err != nil {
-		s.unuse(sess)
+		s.unuse(p.sess)
+		return nil, err
+	}
+	return p, nil
+}
+
+// frames is what snd is to send.
+func (p *prepared) frames(snd *sender) func() error {
+	if p.manifest {
+		return snd.manifest
+	}
+	return func() error { return snd.ranges(p.ranges) }
+}
+
+// serve runs the stream of a request under a watchdog.
+func (s *Server) serve(ctx context.Context, req *chainfirev1.GetSnapshotRequest, stream grpc.ServerStream) error {
+	p, err := s.prepare(req)
+	if err != nil {
 		return err
 	}
 	idle := newIdleTimer(s.cfg.Conns.of(stream.Context()))
-	snd := s.newSender(ctx, sess, choice)
+	snd := s.newSender(ctx, p.sess, p.choice)
 	snd.send = func(m *chainfirev1.GetSnapshotResponse, payload mem.Buffer) error {
 		idle.touch()
 		defer idle.pause()
 		return stream.SendMsg(&outFrame{GetSnapshotResponse: m, payload: payload})
 	}
 	idle.pause()
-	log := s.cfg.Logger.With("lease", ident.FormatID(sess.lease.ID), "target", sess.lease.Target, "peer", peerName(stream.Context()))
-	log.Debug("seed stream started", "manifest", req.GetManifest(), "ranges", len(ranges))
+	log := s.cfg.Logger.With("lease", ident.FormatID(p.sess.lease.ID), "target", p.sess.lease.Target, "peer", peerName(stream.Context()))
+	log.Debug("seed stream started", "manifest", p.manifest, "ranges", len(p.ranges))
 	start := time.Now()
-	err = s.guarded(ctx, idle, sess, func() error {
-		if req.GetManifest() {
-			return snd.run(snd.manifest)
-		}
-		return snd.run(func() error { return snd.ranges(ranges) })
-	})
+	err = s.guarded(ctx, idle, p.sess, func() error { return snd.run(p.frames(snd)) })
 	log.Debug("seed stream ended", "seconds", time.Since(start).Seconds(), "result", result(err))
 	return err
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"time"
 
@@ -71,6 +72,9 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 		},
 		DialSeed: func(_ context.Context, endpoint string, opts ...grpc.DialOption) (transfer.Conn, error) {
 			return netsec.Dial(endpoint, tls, append(login.DialOptions(), opts...)...)
+		},
+		DialChannel: func(ctx context.Context, endpoint string, wrap func(net.Conn) net.Conn) (net.Conn, error) {
+			return netsec.DialApart(ctx, endpoint, tls, transfer.ChannelProtocol, wrap)
 		},
 		Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")), Compression: compression,
 		IdleTimeout: c.Duration("timeout"), LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"),

@@ -2,6 +2,7 @@ package netsec
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -23,12 +24,7 @@ func (g Gate) ServerOptions() []grpc.ServerOption {
 		return nil
 	}
 	return []grpc.ServerOption{
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			if err := g.ask(ctx, info.FullMethod); err != nil {
-				return nil, err
-			}
-			return next(ctx, req)
-		}),
+		grpc.ChainUnaryInterceptor(g.unary),
 		grpc.ChainStreamInterceptor(func(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, next grpc.StreamHandler) error {
 			if err := g.ask(s.Context(), info.FullMethod); err != nil {
 				return err
@@ -36,6 +32,33 @@ func (g Gate) ServerOptions() []grpc.ServerOption {
 			return next(srv, s)
 		}),
 	}
+}
+
+func (g Gate) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+	if err := g.ask(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
+	return next(context.WithValue(ctx, passed{}, append(slices.Clip(gatesOf(ctx)), g)), req)
+}
+
+// passed is the key of the gates that a unary RPC has passed, in its context.
+type passed struct{}
+
+func gatesOf(ctx context.Context) []Gate {
+	gates, _ := ctx.Value(passed{}).([]Gate)
+	return gates
+}
+
+// AskAgain asks the gates that a unary RPC has passed whether its caller may still
+// call a method: for what goes on after the RPC. ctx is the RPC's, or one without
+// its end.
+func AskAgain(ctx context.Context, fullMethod string) error {
+	for _, g := range gatesOf(ctx) {
+		if err := g.ask(ctx, fullMethod); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (g Gate) ask(ctx context.Context, method string) error {

@@ -25,7 +25,8 @@ type Split struct {
 	addr  net.Addr
 	conf  *tls.Config // nil: plain text
 	creds credentials.TransportCredentials
-	away  chan net.Conn
+	away  chan net.Conn            // nil: HTTP/1.1 is not served
+	apart map[string]chan net.Conn // by protocol
 	done  chan struct{}
 
 	mu      sync.Mutex
@@ -35,7 +36,7 @@ type Split struct {
 
 // Split gives the splitter of an address with the URL's scheme.
 func (f Files) Split(u URL, addr net.Addr) (*Split, error) {
-	s := &Split{addr: addr, away: make(chan net.Conn), done: make(chan struct{}), pending: map[*guest]bool{}, creds: insecure.NewCredentials()}
+	s := &Split{addr: addr, away: make(chan net.Conn), apart: map[string]chan net.Conn{}, done: make(chan struct{}), pending: map[*guest]bool{}, creds: insecure.NewCredentials()}
 	if !u.TLS() {
 		return s, nil
 	}
@@ -57,9 +58,11 @@ func (s *Split) Credentials() credentials.TransportCredentials {
 func (s *Split) Listen(l net.Listener) net.Listener { return guestListener{l} }
 
 // Accept gives the next connection of HTTP/1.1.
-func (s *Split) Accept() (net.Conn, error) {
+func (s *Split) Accept() (net.Conn, error) { return s.accept(s.away) }
+
+func (s *Split) accept(conns chan net.Conn) (net.Conn, error) {
 	select {
-	case c := <-s.away:
+	case c := <-conns:
 		return c, nil
 	case <-s.done:
 		return nil, net.ErrClosed
@@ -101,15 +104,18 @@ func (s *Split) leave(g *guest) {
 	delete(s.pending, g)
 }
 
-// handOver gives a connection, which is over g, to the HTTP server.
-func (s *Split) handOver(g *guest, c net.Conn) error {
+// handOver gives a connection, which is over g, to another server.
+func (s *Split) handOver(g *guest, c net.Conn, to chan net.Conn) error {
+	if to == nil {
+		return errProtocol
+	}
 	g.gone.Store(true)
 	if err := g.Conn.SetDeadline(time.Time{}); err != nil {
 		c.Close() //nolint:errcheck // it is broken already
 		return err
 	}
 	select {
-	case s.away <- c:
+	case to <- c:
 	case <-s.done:
 		c.Close() //nolint:errcheck // nobody serves it any more
 	}
@@ -130,7 +136,7 @@ func (l guestListener) Accept() (net.Conn, error) {
 type guest struct {
 	net.Conn
 	head []byte
-	gone atomic.Bool // to the HTTP server
+	gone atomic.Bool // to another server
 }
 
 func (g *guest) Read(p []byte) (int, error) {
@@ -141,6 +147,9 @@ func (g *guest) Read(p []byte) (int, error) {
 	g.head = g.head[n:]
 	return n, nil
 }
+
+// NetConn gives the connection underneath, once nothing of it waits here.
+func (g *guest) NetConn() net.Conn { return g.Conn }
 
 // SetDeadline is how gRPC bounds the making of a connection. It lifts the bound
 // afterwards, also of one that was handed over and has another bound by then.
@@ -179,7 +188,11 @@ func (c splitting) ServerHandshake(raw net.Conn) (net.Conn, credentials.AuthInfo
 	}
 	g.head = first
 	if string(first) != preface {
-		return nil, nil, c.s.handOver(g, g)
+		to, err := c.s.told(g)
+		if err == nil {
+			err = c.s.handOver(g, g, to)
+		}
+		return nil, nil, err
 	}
 	return c.TransportCredentials.ServerHandshake(g)
 }
@@ -195,8 +208,11 @@ func (s *Split) secure(g *guest) (net.Conn, credentials.AuthInfo, error) {
 		return nil, nil, err
 	}
 	state := conn.ConnectionState()
+	if to := s.apart[state.NegotiatedProtocol]; to != nil {
+		return nil, nil, s.handOver(g, conn, to)
+	}
 	if state.NegotiatedProtocol != "h2" {
-		return nil, nil, s.handOver(g, conn)
+		return nil, nil, s.handOver(g, conn, s.away)
 	}
 	return conn, credentials.TLSInfo{State: state,
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil

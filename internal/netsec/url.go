@@ -137,14 +137,7 @@ func (u URL) Target() string {
 // host:port without a scheme is taken as http, as etcdctl does, or as https
 // when f says anything.
 func Dial(rawURL string, f Files, opts ...grpc.DialOption) (*grpc.ClientConn, error) {
-	if !strings.Contains(rawURL, "://") {
-		scheme := "http://"
-		if !f.Empty() {
-			scheme = "https://"
-		}
-		rawURL = scheme + rawURL
-	}
-	u, err := ParseURL(rawURL)
+	u, err := parseEndpoint(rawURL, f)
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +151,17 @@ func Dial(rawURL string, f Files, opts ...grpc.DialOption) (*grpc.ClientConn, er
 		return nil, fault.New(fault.Usage, "dial "+u.String(), err)
 	}
 	return conn, nil
+}
+
+func parseEndpoint(s string, f Files) (URL, error) {
+	if !strings.Contains(s, "://") {
+		scheme := "http://"
+		if !f.Empty() {
+			scheme = "https://"
+		}
+		s = scheme + s
+	}
+	return ParseURL(s)
 }
 
 func shorten(s string) string {

@@ -70,6 +70,7 @@ type Config struct {
 
 	Dial        Dialer
 	DialSeed    transfer.DialFunc
+	DialChannel transfer.DialChannelFunc // nil: chunks come in streams
 	Parallel    int
 	RateLimit   int64 // bytes per second; 0 = none
 	Compression string

@@ -86,7 +86,7 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 	base := newDelta(n.cfg)
 	defer func() { err = errors.Join(err, base.close()) }()
 	cfg := transfer.PullConfig{
-		Endpoints: n.sources(res), Dial: n.cfg.DialSeed, Cluster: n.cfg.Cluster,
+		Endpoints: n.sources(res), Dial: n.cfg.DialSeed, DialChannel: n.cfg.DialChannel, Cluster: n.cfg.Cluster,
 		MemberID: res.GetMemberId(), Target: n.cfg.Name, TTL: n.cfg.LeaseTTL, CapBytes: n.cfg.LeaseBytes,
 		WantRoot: stagedRoot(n.cfg.Dir), Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		IdleTimeout: n.cfg.IdleTimeout, Progress: ahead.progress, Logger: n.cfg.Logger,

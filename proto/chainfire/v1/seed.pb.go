@@ -260,6 +260,7 @@ type OpenSeedResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Meta          *SnapshotMeta          `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
 	ClientUrls    []string               `protobuf:"bytes,2,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"` // of all members, for failover
+	Channel       []byte                 `protobuf:"bytes,3,opt,name=channel,proto3" json:"channel,omitempty"`                         // 16 bytes, a secret: what a ChannelRequest for this seed brings; empty = no channels here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -304,6 +305,13 @@ func (x *OpenSeedResponse) GetMeta() *SnapshotMeta {
 func (x *OpenSeedResponse) GetClientUrls() []string {
 	if x != nil {
 		return x.ClientUrls
+	}
+	return nil
+}
+
+func (x *OpenSeedResponse) GetChannel() []byte {
+	if x != nil {
+		return x.Channel
 	}
 	return nil
 }
@@ -560,6 +568,7 @@ type GetSnapshotRequest struct {
 	Ranges        []*FileRange           `protobuf:"bytes,4,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	Compression   string                 `protobuf:"bytes,5,opt,name=compression,proto3" json:"compression,omitempty"`               // auto | zstd | s2 | none
 	RateLimit     uint64                 `protobuf:"varint,6,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"` // bytes per second; 0 = none
+	Check         bool                   `protobuf:"varint,7,opt,name=check,proto3" json:"check,omitempty"`                          // compare chunks with the manifest before they are sent
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -636,6 +645,67 @@ func (x *GetSnapshotRequest) GetRateLimit() uint64 {
 	return 0
 }
 
+func (x *GetSnapshotRequest) GetCheck() bool {
+	if x != nil {
+		return x.Check
+	}
+	return false
+}
+
+// ChannelRequest is what a target sends over a channel, a connection for the chunks of a
+// seed: see package transfer. The answer is what GetSnapshot answers.
+type ChannelRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Channel       []byte                 `protobuf:"bytes,1,opt,name=channel,proto3" json:"channel,omitempty"` // of OpenSeedResponse
+	Request       *GetSnapshotRequest    `protobuf:"bytes,2,opt,name=request,proto3" json:"request,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChannelRequest) Reset() {
+	*x = ChannelRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChannelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChannelRequest) ProtoMessage() {}
+
+func (x *ChannelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChannelRequest.ProtoReflect.Descriptor instead.
+func (*ChannelRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ChannelRequest) GetChannel() []byte {
+	if x != nil {
+		return x.Channel
+	}
+	return nil
+}
+
+func (x *ChannelRequest) GetRequest() *GetSnapshotRequest {
+	if x != nil {
+		return x.Request
+	}
+	return nil
+}
+
 // GetSnapshotResponse is one frame. A stream without end failed. The chunk's
 // data field is last so that a raw codec can send the bytes without a copy.
 type GetSnapshotResponse struct {
@@ -654,7 +724,7 @@ type GetSnapshotResponse struct {
 
 func (x *GetSnapshotResponse) Reset() {
 	*x = GetSnapshotResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[9]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -666,7 +736,7 @@ func (x *GetSnapshotResponse) String() string {
 func (*GetSnapshotResponse) ProtoMessage() {}
 
 func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[9]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -679,7 +749,7 @@ func (x *GetSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*GetSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{9}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetSnapshotResponse) GetFrame() isGetSnapshotResponse_Frame {
@@ -778,7 +848,7 @@ type FrameBegin struct {
 
 func (x *FrameBegin) Reset() {
 	*x = FrameBegin{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[10]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +860,7 @@ func (x *FrameBegin) String() string {
 func (*FrameBegin) ProtoMessage() {}
 
 func (x *FrameBegin) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[10]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +873,7 @@ func (x *FrameBegin) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameBegin.ProtoReflect.Descriptor instead.
 func (*FrameBegin) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{10}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FrameBegin) GetVersion() uint32 {
@@ -835,7 +905,7 @@ type FrameChunk struct {
 
 func (x *FrameChunk) Reset() {
 	*x = FrameChunk{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[11]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -847,7 +917,7 @@ func (x *FrameChunk) String() string {
 func (*FrameChunk) ProtoMessage() {}
 
 func (x *FrameChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[11]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -860,7 +930,7 @@ func (x *FrameChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameChunk.ProtoReflect.Descriptor instead.
 func (*FrameChunk) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{11}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FrameChunk) GetSeed() uint64 {
@@ -922,7 +992,7 @@ type FrameFileEnd struct {
 
 func (x *FrameFileEnd) Reset() {
 	*x = FrameFileEnd{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[12]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1004,7 @@ func (x *FrameFileEnd) String() string {
 func (*FrameFileEnd) ProtoMessage() {}
 
 func (x *FrameFileEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[12]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1017,7 @@ func (x *FrameFileEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameFileEnd.ProtoReflect.Descriptor instead.
 func (*FrameFileEnd) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{12}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FrameFileEnd) GetFile() uint32 {
@@ -974,7 +1044,7 @@ type FrameEnd struct {
 
 func (x *FrameEnd) Reset() {
 	*x = FrameEnd{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[13]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1056,7 @@ func (x *FrameEnd) String() string {
 func (*FrameEnd) ProtoMessage() {}
 
 func (x *FrameEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[13]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1069,7 @@ func (x *FrameEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameEnd.ProtoReflect.Descriptor instead.
 func (*FrameEnd) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{13}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *FrameEnd) GetChunks() uint64 {
@@ -1027,7 +1097,7 @@ type FrameError struct {
 
 func (x *FrameError) Reset() {
 	*x = FrameError{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[14]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1109,7 @@ func (x *FrameError) String() string {
 func (*FrameError) ProtoMessage() {}
 
 func (x *FrameError) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[14]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1122,7 @@ func (x *FrameError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FrameError.ProtoReflect.Descriptor instead.
 func (*FrameError) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{14}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *FrameError) GetCode() string {
@@ -1090,7 +1160,7 @@ type TransferSnapshotRequest struct {
 
 func (x *TransferSnapshotRequest) Reset() {
 	*x = TransferSnapshotRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[15]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1102,7 +1172,7 @@ func (x *TransferSnapshotRequest) String() string {
 func (*TransferSnapshotRequest) ProtoMessage() {}
 
 func (x *TransferSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[15]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1115,7 +1185,7 @@ func (x *TransferSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*TransferSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{15}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *TransferSnapshotRequest) GetTargetUrl() string {
@@ -1173,7 +1243,7 @@ type TransferSnapshotResponse struct {
 
 func (x *TransferSnapshotResponse) Reset() {
 	*x = TransferSnapshotResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[16]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1255,7 @@ func (x *TransferSnapshotResponse) String() string {
 func (*TransferSnapshotResponse) ProtoMessage() {}
 
 func (x *TransferSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[16]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1268,7 @@ func (x *TransferSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*TransferSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{16}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *TransferSnapshotResponse) GetEvent() isTransferSnapshotResponse_Event {
@@ -1255,7 +1325,7 @@ type TransferResult struct {
 
 func (x *TransferResult) Reset() {
 	*x = TransferResult{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[17]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1267,7 +1337,7 @@ func (x *TransferResult) String() string {
 func (*TransferResult) ProtoMessage() {}
 
 func (x *TransferResult) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[17]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1280,7 +1350,7 @@ func (x *TransferResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResult.ProtoReflect.Descriptor instead.
 func (*TransferResult) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{17}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *TransferResult) GetMeta() *SnapshotMeta {
@@ -1327,7 +1397,7 @@ type DigestAtRequest struct {
 
 func (x *DigestAtRequest) Reset() {
 	*x = DigestAtRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[18]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1339,7 +1409,7 @@ func (x *DigestAtRequest) String() string {
 func (*DigestAtRequest) ProtoMessage() {}
 
 func (x *DigestAtRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[18]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1352,7 +1422,7 @@ func (x *DigestAtRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestAtRequest.ProtoReflect.Descriptor instead.
 func (*DigestAtRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{18}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DigestAtRequest) GetIndex() uint64 {
@@ -1373,7 +1443,7 @@ type DigestAtResponse struct {
 
 func (x *DigestAtResponse) Reset() {
 	*x = DigestAtResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[19]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1385,7 +1455,7 @@ func (x *DigestAtResponse) String() string {
 func (*DigestAtResponse) ProtoMessage() {}
 
 func (x *DigestAtResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[19]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1468,7 @@ func (x *DigestAtResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DigestAtResponse.ProtoReflect.Descriptor instead.
 func (*DigestAtResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{19}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DigestAtResponse) GetIndex() uint64 {
@@ -1430,7 +1500,7 @@ type SeedQueueRequest struct {
 
 func (x *SeedQueueRequest) Reset() {
 	*x = SeedQueueRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1442,7 +1512,7 @@ func (x *SeedQueueRequest) String() string {
 func (*SeedQueueRequest) ProtoMessage() {}
 
 func (x *SeedQueueRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[20]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1455,7 +1525,7 @@ func (x *SeedQueueRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedQueueRequest.ProtoReflect.Descriptor instead.
 func (*SeedQueueRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{20}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{21}
 }
 
 type SeedQueueResponse struct {
@@ -1469,7 +1539,7 @@ type SeedQueueResponse struct {
 
 func (x *SeedQueueResponse) Reset() {
 	*x = SeedQueueResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1481,7 +1551,7 @@ func (x *SeedQueueResponse) String() string {
 func (*SeedQueueResponse) ProtoMessage() {}
 
 func (x *SeedQueueResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[21]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1494,7 +1564,7 @@ func (x *SeedQueueResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SeedQueueResponse.ProtoReflect.Descriptor instead.
 func (*SeedQueueResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{21}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *SeedQueueResponse) GetSlots() uint32 {
@@ -1531,7 +1601,7 @@ type GetTailRequest struct {
 
 func (x *GetTailRequest) Reset() {
 	*x = GetTailRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1613,7 @@ func (x *GetTailRequest) String() string {
 func (*GetTailRequest) ProtoMessage() {}
 
 func (x *GetTailRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[22]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1626,7 @@ func (x *GetTailRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTailRequest.ProtoReflect.Descriptor instead.
 func (*GetTailRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{22}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *GetTailRequest) GetClusterId() uint64 {
@@ -1607,7 +1677,7 @@ type GetTailResponse struct {
 
 func (x *GetTailResponse) Reset() {
 	*x = GetTailResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1689,7 @@ func (x *GetTailResponse) String() string {
 func (*GetTailResponse) ProtoMessage() {}
 
 func (x *GetTailResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[23]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1702,7 @@ func (x *GetTailResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetTailResponse.ProtoReflect.Descriptor instead.
 func (*GetTailResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{23}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *GetTailResponse) GetEntries() [][]byte {
@@ -1684,7 +1754,7 @@ type ListSpansRequest struct {
 
 func (x *ListSpansRequest) Reset() {
 	*x = ListSpansRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1696,7 +1766,7 @@ func (x *ListSpansRequest) String() string {
 func (*ListSpansRequest) ProtoMessage() {}
 
 func (x *ListSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[24]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1709,7 +1779,7 @@ func (x *ListSpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSpansRequest.ProtoReflect.Descriptor instead.
 func (*ListSpansRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{24}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ListSpansRequest) GetLeaseId() uint64 {
@@ -1767,7 +1837,7 @@ type DiffSpansRequest struct {
 
 func (x *DiffSpansRequest) Reset() {
 	*x = DiffSpansRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1779,7 +1849,7 @@ func (x *DiffSpansRequest) String() string {
 func (*DiffSpansRequest) ProtoMessage() {}
 
 func (x *DiffSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1792,7 +1862,7 @@ func (x *DiffSpansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiffSpansRequest.ProtoReflect.Descriptor instead.
 func (*DiffSpansRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DiffSpansRequest) GetLeaseId() uint64 {
@@ -1841,7 +1911,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1853,7 +1923,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1866,7 +1936,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ProbeRequest) GetClusterId() uint64 {
@@ -1903,7 +1973,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +1985,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +1998,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ProbeResponse) GetName() string {
@@ -1985,7 +2055,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1997,7 +2067,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2010,7 +2080,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *JoinRequest) GetClusterId() uint64 {
@@ -2103,7 +2173,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2115,7 +2185,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2128,7 +2198,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReceiveRequest) GetMsg() isReceiveRequest_Msg {
@@ -2184,7 +2254,7 @@ type ReceiveOffer struct {
 
 func (x *ReceiveOffer) Reset() {
 	*x = ReceiveOffer{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2196,7 +2266,7 @@ func (x *ReceiveOffer) String() string {
 func (*ReceiveOffer) ProtoMessage() {}
 
 func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2209,7 +2279,7 @@ func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveOffer.ProtoReflect.Descriptor instead.
 func (*ReceiveOffer) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ReceiveOffer) GetMeta() *SnapshotMeta {
@@ -2254,7 +2324,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2336,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2349,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{31}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReceiveResponse) GetMsg() isReceiveResponse_Msg {
@@ -2347,7 +2417,7 @@ type ReceiveWant struct {
 
 func (x *ReceiveWant) Reset() {
 	*x = ReceiveWant{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2359,7 +2429,7 @@ func (x *ReceiveWant) String() string {
 func (*ReceiveWant) ProtoMessage() {}
 
 func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2372,7 +2442,7 @@ func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveWant.ProtoReflect.Descriptor instead.
 func (*ReceiveWant) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{32}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReceiveWant) GetRanges() []*FileRange {
@@ -2413,11 +2483,12 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\rgenesis_nonce\x18\x06 \x01(\fR\fgenesisNonce\x12\x19\n" +
 	"\blease_id\x18\a \x01(\x04R\aleaseId\x12#\n" +
 	"\rmanifest_root\x18\b \x01(\fR\fmanifestRoot\x12?\n" +
-	"\fmin_position\x18\t \x01(\v2\x1c.chainfire.entry.v1.PositionR\vminPosition\"c\n" +
+	"\fmin_position\x18\t \x01(\v2\x1c.chainfire.entry.v1.PositionR\vminPosition\"}\n" +
 	"\x10OpenSeedResponse\x12.\n" +
 	"\x04meta\x18\x01 \x01(\v2\x1a.chainfire.v1.SnapshotMetaR\x04meta\x12\x1f\n" +
 	"\vclient_urls\x18\x02 \x03(\tR\n" +
-	"clientUrls\"b\n" +
+	"clientUrls\x12\x18\n" +
+	"\achannel\x18\x03 \x01(\fR\achannel\"b\n" +
 	"\x11RenewLeaseRequest\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12\x15\n" +
 	"\x06ttl_ms\x18\x02 \x01(\x04R\x05ttlMs\x12\x1b\n" +
@@ -2431,7 +2502,7 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x04file\x18\x01 \x01(\rR\x04file\x12\x1f\n" +
 	"\vfirst_chunk\x18\x02 \x01(\rR\n" +
 	"firstChunk\x12\x16\n" +
-	"\x06chunks\x18\x03 \x01(\rR\x06chunks\"\xe2\x01\n" +
+	"\x06chunks\x18\x03 \x01(\rR\x06chunks\"\xf8\x01\n" +
 	"\x12GetSnapshotRequest\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12#\n" +
 	"\rmanifest_root\x18\x02 \x01(\fR\fmanifestRoot\x12\x1a\n" +
@@ -2439,7 +2510,11 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x06ranges\x18\x04 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges\x12 \n" +
 	"\vcompression\x18\x05 \x01(\tR\vcompression\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x06 \x01(\x04R\trateLimit\"\x99\x02\n" +
+	"rate_limit\x18\x06 \x01(\x04R\trateLimit\x12\x14\n" +
+	"\x05check\x18\a \x01(\bR\x05check\"f\n" +
+	"\x0eChannelRequest\x12\x18\n" +
+	"\achannel\x18\x01 \x01(\fR\achannel\x12:\n" +
+	"\arequest\x18\x02 \x01(\v2 .chainfire.v1.GetSnapshotRequestR\arequest\"\x99\x02\n" +
 	"\x13GetSnapshotResponse\x120\n" +
 	"\x05begin\x18\x01 \x01(\v2\x18.chainfire.v1.FrameBeginH\x00R\x05begin\x120\n" +
 	"\x05chunk\x18\x02 \x01(\v2\x18.chainfire.v1.FrameChunkH\x00R\x05chunk\x127\n" +
@@ -2610,7 +2685,7 @@ func file_chainfire_v1_seed_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_seed_proto_rawDescData
 }
 
-var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SnapshotMeta)(nil),             // 0: chainfire.v1.SnapshotMeta
 	(*OpenSeedRequest)(nil),          // 1: chainfire.v1.OpenSeedRequest
@@ -2621,87 +2696,89 @@ var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*CloseLeaseResponse)(nil),       // 6: chainfire.v1.CloseLeaseResponse
 	(*FileRange)(nil),                // 7: chainfire.v1.FileRange
 	(*GetSnapshotRequest)(nil),       // 8: chainfire.v1.GetSnapshotRequest
-	(*GetSnapshotResponse)(nil),      // 9: chainfire.v1.GetSnapshotResponse
-	(*FrameBegin)(nil),               // 10: chainfire.v1.FrameBegin
-	(*FrameChunk)(nil),               // 11: chainfire.v1.FrameChunk
-	(*FrameFileEnd)(nil),             // 12: chainfire.v1.FrameFileEnd
-	(*FrameEnd)(nil),                 // 13: chainfire.v1.FrameEnd
-	(*FrameError)(nil),               // 14: chainfire.v1.FrameError
-	(*TransferSnapshotRequest)(nil),  // 15: chainfire.v1.TransferSnapshotRequest
-	(*TransferSnapshotResponse)(nil), // 16: chainfire.v1.TransferSnapshotResponse
-	(*TransferResult)(nil),           // 17: chainfire.v1.TransferResult
-	(*DigestAtRequest)(nil),          // 18: chainfire.v1.DigestAtRequest
-	(*DigestAtResponse)(nil),         // 19: chainfire.v1.DigestAtResponse
-	(*SeedQueueRequest)(nil),         // 20: chainfire.v1.SeedQueueRequest
-	(*SeedQueueResponse)(nil),        // 21: chainfire.v1.SeedQueueResponse
-	(*GetTailRequest)(nil),           // 22: chainfire.v1.GetTailRequest
-	(*GetTailResponse)(nil),          // 23: chainfire.v1.GetTailResponse
-	(*ListSpansRequest)(nil),         // 24: chainfire.v1.ListSpansRequest
-	(*DiffSpansRequest)(nil),         // 25: chainfire.v1.DiffSpansRequest
-	(*ProbeRequest)(nil),             // 26: chainfire.v1.ProbeRequest
-	(*ProbeResponse)(nil),            // 27: chainfire.v1.ProbeResponse
-	(*JoinRequest)(nil),              // 28: chainfire.v1.JoinRequest
-	(*ReceiveRequest)(nil),           // 29: chainfire.v1.ReceiveRequest
-	(*ReceiveOffer)(nil),             // 30: chainfire.v1.ReceiveOffer
-	(*ReceiveResponse)(nil),          // 31: chainfire.v1.ReceiveResponse
-	(*ReceiveWant)(nil),              // 32: chainfire.v1.ReceiveWant
-	(*v1.Position)(nil),              // 33: chainfire.entry.v1.Position
-	(*TransferProgress)(nil),         // 34: chainfire.v1.TransferProgress
-	(*MemberAddResponse)(nil),        // 35: chainfire.v1.MemberAddResponse
+	(*ChannelRequest)(nil),           // 9: chainfire.v1.ChannelRequest
+	(*GetSnapshotResponse)(nil),      // 10: chainfire.v1.GetSnapshotResponse
+	(*FrameBegin)(nil),               // 11: chainfire.v1.FrameBegin
+	(*FrameChunk)(nil),               // 12: chainfire.v1.FrameChunk
+	(*FrameFileEnd)(nil),             // 13: chainfire.v1.FrameFileEnd
+	(*FrameEnd)(nil),                 // 14: chainfire.v1.FrameEnd
+	(*FrameError)(nil),               // 15: chainfire.v1.FrameError
+	(*TransferSnapshotRequest)(nil),  // 16: chainfire.v1.TransferSnapshotRequest
+	(*TransferSnapshotResponse)(nil), // 17: chainfire.v1.TransferSnapshotResponse
+	(*TransferResult)(nil),           // 18: chainfire.v1.TransferResult
+	(*DigestAtRequest)(nil),          // 19: chainfire.v1.DigestAtRequest
+	(*DigestAtResponse)(nil),         // 20: chainfire.v1.DigestAtResponse
+	(*SeedQueueRequest)(nil),         // 21: chainfire.v1.SeedQueueRequest
+	(*SeedQueueResponse)(nil),        // 22: chainfire.v1.SeedQueueResponse
+	(*GetTailRequest)(nil),           // 23: chainfire.v1.GetTailRequest
+	(*GetTailResponse)(nil),          // 24: chainfire.v1.GetTailResponse
+	(*ListSpansRequest)(nil),         // 25: chainfire.v1.ListSpansRequest
+	(*DiffSpansRequest)(nil),         // 26: chainfire.v1.DiffSpansRequest
+	(*ProbeRequest)(nil),             // 27: chainfire.v1.ProbeRequest
+	(*ProbeResponse)(nil),            // 28: chainfire.v1.ProbeResponse
+	(*JoinRequest)(nil),              // 29: chainfire.v1.JoinRequest
+	(*ReceiveRequest)(nil),           // 30: chainfire.v1.ReceiveRequest
+	(*ReceiveOffer)(nil),             // 31: chainfire.v1.ReceiveOffer
+	(*ReceiveResponse)(nil),          // 32: chainfire.v1.ReceiveResponse
+	(*ReceiveWant)(nil),              // 33: chainfire.v1.ReceiveWant
+	(*v1.Position)(nil),              // 34: chainfire.entry.v1.Position
+	(*TransferProgress)(nil),         // 35: chainfire.v1.TransferProgress
+	(*MemberAddResponse)(nil),        // 36: chainfire.v1.MemberAddResponse
 }
 var file_chainfire_v1_seed_proto_depIdxs = []int32{
-	33, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
-	33, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
+	34, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
+	34, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
 	0,  // 2: chainfire.v1.OpenSeedResponse.meta:type_name -> chainfire.v1.SnapshotMeta
 	7,  // 3: chainfire.v1.GetSnapshotRequest.ranges:type_name -> chainfire.v1.FileRange
-	10, // 4: chainfire.v1.GetSnapshotResponse.begin:type_name -> chainfire.v1.FrameBegin
-	11, // 5: chainfire.v1.GetSnapshotResponse.chunk:type_name -> chainfire.v1.FrameChunk
-	12, // 6: chainfire.v1.GetSnapshotResponse.file_end:type_name -> chainfire.v1.FrameFileEnd
-	13, // 7: chainfire.v1.GetSnapshotResponse.end:type_name -> chainfire.v1.FrameEnd
-	14, // 8: chainfire.v1.GetSnapshotResponse.error:type_name -> chainfire.v1.FrameError
-	34, // 9: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
-	17, // 10: chainfire.v1.TransferSnapshotResponse.result:type_name -> chainfire.v1.TransferResult
-	0,  // 11: chainfire.v1.TransferResult.meta:type_name -> chainfire.v1.SnapshotMeta
-	33, // 12: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
-	33, // 13: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
-	30, // 14: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
-	9,  // 15: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
-	0,  // 16: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
-	32, // 17: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
-	34, // 18: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
-	17, // 19: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
-	7,  // 20: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
-	1,  // 21: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
-	3,  // 22: chainfire.v1.Seed.RenewLease:input_type -> chainfire.v1.RenewLeaseRequest
-	5,  // 23: chainfire.v1.Seed.CloseLease:input_type -> chainfire.v1.CloseLeaseRequest
-	8,  // 24: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
-	15, // 25: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
-	18, // 26: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
-	20, // 27: chainfire.v1.Seed.SeedQueue:input_type -> chainfire.v1.SeedQueueRequest
-	22, // 28: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
-	24, // 29: chainfire.v1.Seed.ListSpans:input_type -> chainfire.v1.ListSpansRequest
-	25, // 30: chainfire.v1.Seed.DiffSpans:input_type -> chainfire.v1.DiffSpansRequest
-	26, // 31: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
-	28, // 32: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
-	29, // 33: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
-	2,  // 34: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
-	4,  // 35: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
-	6,  // 36: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
-	9,  // 37: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
-	16, // 38: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
-	19, // 39: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
-	21, // 40: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
-	23, // 41: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
-	9,  // 42: chainfire.v1.Seed.ListSpans:output_type -> chainfire.v1.GetSnapshotResponse
-	9,  // 43: chainfire.v1.Seed.DiffSpans:output_type -> chainfire.v1.GetSnapshotResponse
-	27, // 44: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
-	35, // 45: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
-	31, // 46: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
-	34, // [34:47] is the sub-list for method output_type
-	21, // [21:34] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	8,  // 4: chainfire.v1.ChannelRequest.request:type_name -> chainfire.v1.GetSnapshotRequest
+	11, // 5: chainfire.v1.GetSnapshotResponse.begin:type_name -> chainfire.v1.FrameBegin
+	12, // 6: chainfire.v1.GetSnapshotResponse.chunk:type_name -> chainfire.v1.FrameChunk
+	13, // 7: chainfire.v1.GetSnapshotResponse.file_end:type_name -> chainfire.v1.FrameFileEnd
+	14, // 8: chainfire.v1.GetSnapshotResponse.end:type_name -> chainfire.v1.FrameEnd
+	15, // 9: chainfire.v1.GetSnapshotResponse.error:type_name -> chainfire.v1.FrameError
+	35, // 10: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
+	18, // 11: chainfire.v1.TransferSnapshotResponse.result:type_name -> chainfire.v1.TransferResult
+	0,  // 12: chainfire.v1.TransferResult.meta:type_name -> chainfire.v1.SnapshotMeta
+	34, // 13: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
+	34, // 14: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
+	31, // 15: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
+	10, // 16: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
+	0,  // 17: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
+	33, // 18: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
+	35, // 19: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
+	18, // 20: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
+	7,  // 21: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
+	1,  // 22: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
+	3,  // 23: chainfire.v1.Seed.RenewLease:input_type -> chainfire.v1.RenewLeaseRequest
+	5,  // 24: chainfire.v1.Seed.CloseLease:input_type -> chainfire.v1.CloseLeaseRequest
+	8,  // 25: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
+	16, // 26: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
+	19, // 27: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
+	21, // 28: chainfire.v1.Seed.SeedQueue:input_type -> chainfire.v1.SeedQueueRequest
+	23, // 29: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
+	25, // 30: chainfire.v1.Seed.ListSpans:input_type -> chainfire.v1.ListSpansRequest
+	26, // 31: chainfire.v1.Seed.DiffSpans:input_type -> chainfire.v1.DiffSpansRequest
+	27, // 32: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
+	29, // 33: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
+	30, // 34: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
+	2,  // 35: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
+	4,  // 36: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
+	6,  // 37: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
+	10, // 38: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
+	17, // 39: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
+	20, // 40: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
+	22, // 41: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
+	24, // 42: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
+	10, // 43: chainfire.v1.Seed.ListSpans:output_type -> chainfire.v1.GetSnapshotResponse
+	10, // 44: chainfire.v1.Seed.DiffSpans:output_type -> chainfire.v1.GetSnapshotResponse
+	28, // 45: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
+	36, // 46: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
+	32, // 47: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
+	35, // [35:48] is the sub-list for method output_type
+	22, // [22:35] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_chainfire_v1_seed_proto_init() }
@@ -2710,22 +2787,22 @@ func file_chainfire_v1_seed_proto_init() {
 		return
 	}
 	file_chainfire_v1_cluster_proto_init()
-	file_chainfire_v1_seed_proto_msgTypes[9].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[10].OneofWrappers = []any{
 		(*GetSnapshotResponse_Begin)(nil),
 		(*GetSnapshotResponse_Chunk)(nil),
 		(*GetSnapshotResponse_FileEnd)(nil),
 		(*GetSnapshotResponse_End)(nil),
 		(*GetSnapshotResponse_Error)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[16].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[17].OneofWrappers = []any{
 		(*TransferSnapshotResponse_Transfer)(nil),
 		(*TransferSnapshotResponse_Result)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[29].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[30].OneofWrappers = []any{
 		(*ReceiveRequest_Offer)(nil),
 		(*ReceiveRequest_Frame)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[31].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[32].OneofWrappers = []any{
 		(*ReceiveResponse_Want)(nil),
 		(*ReceiveResponse_Progress)(nil),
 		(*ReceiveResponse_Done)(nil),
@@ -2736,7 +2813,7 @@ func file_chainfire_v1_seed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_seed_proto_rawDesc), len(file_chainfire_v1_seed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

@@ -1,0 +1,4 @@
+package transfer
+
+// rawFiles says that the system sends chunks from their files.
+const rawFiles = true
