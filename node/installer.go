@@ -154,7 +154,7 @@ func (in *installer) step(msg *raftpb.Message) error {
 // pull brings the files and makes them state-<n>. They come under a lease of
 // this member's own, which shares the hold of the one they were made under:
 // the policy takes its renewals for progress, and it outlives the message.
-func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, msg *raftpb.Message) (uint64, error) {
+func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotRequest, msg *raftpb.Message) (num uint64, err error) {
 	const op = "raft snapshot"
 	n := in.m.n
 	if len(req.GetManifestRoot()) == 0 {
@@ -166,6 +166,11 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 	}
 	id := in.m.identity.get()
 	var stage *snapshot.Stage
+	defer func() {
+		if stage != nil {
+			err = errors.Join(err, stage.Close())
+		}
+	}()
 	meta := msg.GetSnapshot().GetMetadata()
 	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, DialChannel: channelDialer(func(string) netsec.Files { return n.cfg.PeerTLS }), Cluster: id.Cluster, MemberID: id.MemberID,
 		WantRoot: req.GetManifestRoot(), MinPosition: ident.Position{Term: meta.GetTerm(), Index: meta.GetIndex()},
@@ -197,8 +202,7 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 		"bytes", result.BytesTotal, "reused", result.BytesReused)
 	release := in.hold(ctx, result.LeaseID, result.Meta.LeaseTTL)
 	defer release()
-	num, err := in.m.nextState()
-	if err != nil {
+	if num, err = in.m.nextState(); err != nil {
 		return 0, err
 	}
 	return num, stage.InstallState(ctx, num)

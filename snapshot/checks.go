@@ -24,11 +24,11 @@ func newChecks() *checks {
 // start reads one more file, after those before it.
 func (c *checks) start(read func(context.Context)) {
 	c.all.Go(func() {
-		background.Lower()
 		select {
 		case c.turn <- struct{}{}:
 			defer func() { <-c.turn }()
 			if c.ctx.Err() == nil {
+				background.Lower() // a thread for the one that reads, not for those that wait
 				read(c.ctx)
 			}
 		case <-c.ctx.Done():

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"time"
 
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
@@ -22,7 +23,8 @@ const (
 	channelHead    = 40
 	channelMessage = 64 << 10 // of a message that is no chunk
 	channelSecret  = 16
-	channelWake    = 256 << 10 // that a reader waits for; less than a slow line brings in an idle timeout
+	channelWake    = 256 << 10 // that a reader waits for on a fast line, on which the last chunk came
+	channelFast    = 32 << 20  // bytes a second or sooner; on another, less than a watchdog takes for silence
 )
 
 // Kinds of parts.
@@ -84,10 +86,12 @@ type channel struct {
 	in   [channelHead]byte
 	out  []byte
 	wake int // as the system was told; 0: not
+
+	atOnce int // bytes of a chunk that the reader wakes for
 }
 
 func newChannel(conn net.Conn, pool *bufferPool) *channel {
-	return &channel{conn: conn, pool: pool, raw: rawOf(conn), out: make([]byte, 0, 1<<10)}
+	return &channel{conn: conn, pool: pool, raw: rawOf(conn), out: make([]byte, 0, 1<<10), atOnce: noise}
 }
 
 // head reads the next part's head. io.EOF says that the connection ended between
@@ -99,12 +103,13 @@ func (c *channel) head() (part, error) {
 	return parsePart(&c.in)
 }
 
-// body reads what follows a head into a pooled buffer, which the caller frees.
+// body reads a chunk's data into a pooled buffer, which the caller frees.
 func (c *channel) body(p part) (_ mem.Buffer, err error) {
 	buf := c.pool.Get(int(p.length))
-	defer c.wakeAt(channelHead)
+	defer c.wakeAt(1) // the head that follows may come in pieces
+	began := time.Now()
 	for got := 0; got < len(*buf) && err == nil; {
-		c.wakeAt(min(len(*buf)-got, channelWake))
+		c.wakeAt(min(len(*buf)-got, c.atOnce))
 		var k int
 		k, err = c.conn.Read((*buf)[got:])
 		got += k
@@ -115,6 +120,10 @@ func (c *channel) body(p part) (_ mem.Buffer, err error) {
 	if err != nil {
 		c.pool.Put(buf)
 		return nil, noEOF(err)
+	}
+	c.atOnce = noise
+	if p.length > 0 && time.Since(began) < time.Duration(p.length)*time.Second/channelFast {
+		c.atOnce = channelWake
 	}
 	return mem.NewBuffer(buf, c.pool), nil
 }
@@ -137,12 +146,11 @@ func noEOF(err error) error {
 
 // message reads what follows a head into m.
 func (c *channel) message(p part, m proto.Message) error {
-	b, err := c.body(p)
-	if err != nil {
-		return err
+	b := make([]byte, p.length)
+	if _, err := io.ReadFull(c.conn, b); err != nil {
+		return noEOF(err)
 	}
-	defer b.Free()
-	return proto.Unmarshal(b.ReadOnlyData(), m)
+	return proto.Unmarshal(b, m)
 }
 
 // frame reads the next frame; a chunk's data lies in f's payload.
@@ -206,8 +214,13 @@ func (c *channel) sendFrame(f *chainfirev1.GetSnapshotResponse, payload mem.Buff
 	if chunk == nil {
 		return c.send(partMessage, f)
 	}
-	parts := net.Buffers{chunkPart(chunk, payload.Len()).append(c.out[:0]), payload.ReadOnlyData()}
-	_, err := parts.WriteTo(c.conn)
+	data := payload.ReadOnlyData()
+	_, err := c.conn.Write(chunkPart(chunk, len(data)).append(c.out[:0]))
+	for len(data) > 0 && err == nil { // in pieces, so that a slow line shows progress
+		n := min(len(data), connBuffer)
+		_, err = c.conn.Write(data[:n])
+		data = data[n:]
+	}
 	return err
 }
 
@@ -215,6 +228,13 @@ func (c *channel) sendFrame(f *chainfirev1.GetSnapshotResponse, payload mem.Buff
 func (c *channel) sendFile(chunk *chainfirev1.FrameChunk, fd uintptr, offset int64, n int) error {
 	return c.raw.sendFile(chunkPart(chunk, n).append(c.out[:0]), fd, offset, n)
 }
+
+// fileError says that a chunk could not be sent because of its file: read, it
+// tells more.
+type fileError struct{ err error }
+
+func (e *fileError) Error() string { return "send from file: " + e.err.Error() }
+func (e *fileError) Unwrap() error { return e.err }
 
 func chunkPart(c *chainfirev1.FrameChunk, n int) *part {
 	return &part{kind: partChunk, compression: uint8(c.GetCompression()), length: uint32(n), file: c.GetFile(), index: c.GetIndex(),

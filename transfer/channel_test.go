@@ -270,6 +270,122 @@ func TestChannelSecret(t *testing.T) {
 	}
 }
 
+// A part that comes in pieces, with pauses between them, is read as it is: the
+// system must not wait for more than there is.
+func TestChannelInPieces(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	near, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = near.Close() }()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = far.Close() }()
+
+	line := &stream{}
+	c := newChannel(line, newBufferPool())
+	data := mem.SliceBuffer(content64(1, 1<<20))
+	sent := []*chainfirev1.GetSnapshotResponse{{Frame: &chainfirev1.GetSnapshotResponse_Chunk{
+		Chunk: &chainfirev1.FrameChunk{Seed: 1, File: 2, Index: 3, RawSize: 1 << 20, Xxh3: 4}}}, endFrame(1, 1<<20)}
+	if err := errors.Join(c.sendFrame(sent[0], data), c.sendFrame(sent[1], nil)); err != nil {
+		t.Fatal(err)
+	}
+	all := line.out.Bytes()
+	end := len(all) - channelHead + 15 // what is left is less than a head
+	pieces := [][]byte{all[:20], all[20:60], all[60:end], all[end : end+13], all[end+13:]}
+	next := make(chan struct{})
+	go func() {
+		for _, p := range pieces {
+			_, _ = far.Write(p)
+			<-next
+		}
+	}()
+	reader := newChannel(near, newBufferPool())
+	reader.atOnce = channelWake
+	frames := make(chan *inFrame)
+	go func() {
+		for range sent {
+			f := newInFrame()
+			if err := reader.frame(f); err != nil {
+				t.Error(err)
+			}
+			frames <- f
+		}
+	}()
+	wait := func() (f *inFrame) {
+		select {
+		case f = <-frames:
+		case <-time.After(50 * time.Millisecond): // the reader has taken what there is
+		}
+		return f
+	}
+	var got []*inFrame
+	for range pieces {
+		if f := wait(); f != nil {
+			got = append(got, f)
+		}
+		next <- struct{}{}
+	}
+	for len(got) < len(sent) {
+		select {
+		case f := <-frames:
+			got = append(got, f)
+		case <-time.After(20 * time.Second):
+			t.Fatalf("%d frames of %d: the rest is in the system, which wakes nobody for it", len(got), len(sent))
+		}
+	}
+	if len(got[0].GetChunk().GetData()) != 1<<20 || got[1].GetEnd().GetChunks() != 1 {
+		t.Errorf("%v, %v", got[0].GetChunk().GetIndex(), got[1])
+	}
+	for _, f := range got {
+		f.free()
+	}
+}
+
+// Strangers are as many as there may be, and do not keep out who has a secret.
+func TestChannelStrangers(t *testing.T) {
+	seed := seedSpec{sizes: []int{50_000}}.build(t)
+	src := startSource(t, nil, []*memSeed{seed})
+	var conns []net.Conn
+	for range maxStrangers + 20 {
+		conn, err := dialChannel(t.Context(), src.addr, func(c net.Conn) net.Conn { return c })
+		if err != nil {
+			t.Fatal(err)
+		}
+		conns = append(conns, conn)
+	}
+	defer func() {
+		for _, c := range conns {
+			_ = c.Close()
+		}
+	}()
+	ended := make(chan int, len(conns))
+	for i, c := range conns {
+		go func() {
+			_, _ = c.Read(make([]byte, 1))
+			ended <- i
+		}()
+	}
+	for range 20 {
+		<-ended // at once, not after channelFirst
+	}
+	if n := len(src.server.strangers); n != maxStrangers {
+		t.Errorf("%d strangers", n)
+	}
+	disk := newMemDisk() // by streams
+	if _, err := Pull(t.Context(), pullConfig(disk, src.addr)); err != nil {
+		t.Fatal(err)
+	}
+	disk.check(t, seed)
+}
+
 // A connection that asks for nothing is ended, soon when it never did.
 func TestSilentChannel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -384,11 +500,15 @@ func TestChannelFromFiles(t *testing.T) {
 		t.Errorf("%d bytes again, %d chunks checked", res.BytesRefetched, seed.reads.Load())
 	}
 
-	// A file that became shorter ends the channel, not the program.
-	if err := os.Truncate(seed.path(0), 6<<20); err != nil {
+	// A file that became shorter is read when it is asked for again: then it has a
+	// name what is wrong.
+	if err := os.WriteFile(seed.path(0), seed.files[0][:6<<20], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := pull(); err == nil {
-		t.Error("a file that is shorter than its manifest says was pulled")
+	seed.reads.Store(0)
+	_, _, err = pull()
+	wantCode(t, err, fault.Corrupt)
+	if seed.reads.Load() == 0 {
+		t.Error("nothing was read")
 	}
 }

@@ -42,10 +42,11 @@ func (s *Server) ServeChannels(ctx context.Context, l net.Listener) error {
 }
 
 // How long a channel may be there without a request: at first, for anybody may
-// connect, and between requests.
+// connect, and between requests. So many may be there at first.
 const (
 	channelFirst = 10 * time.Second
 	channelPause = 5 * time.Minute
+	maxStrangers = 128
 )
 
 // channel serves one connection, request after request.
@@ -59,7 +60,6 @@ func (s *Server) channel(ctx context.Context, conn net.Conn) {
 	ctx, cancel := s.bind(peer.NewContext(ctx, &peer.Peer{Addr: conn.RemoteAddr()}))
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })() // ends what reads and writes
-	background.Lower()
 
 	c := newChannel(conn, s.pool)
 	idle := newIdleTimer(s.cfg.Conns.of(ctx))
@@ -73,58 +73,88 @@ func (s *Server) channel(ctx context.Context, conn net.Conn) {
 			_ = conn.Close()
 		}
 	})
+	err = s.requests(ctx, c, idle)
+	s.cfg.Logger.Debug("seed channel ended", "peer", peerName(ctx), "reason", err)
+}
+
+// requests answers until there is nothing more to be asked or answered.
+func (s *Server) requests(ctx context.Context, c *channel, idle *idleTimer) error {
+	select {
+	case s.strangers <- struct{}{}:
+	default:
+		return fault.Newf(fault.Unreachable, "serve channel", "%d connections have not asked for anything yet", maxStrangers)
+	}
+	known := sync.OnceFunc(func() { <-s.strangers })
+	defer known()
 	for patience := channelFirst; ; patience = channelPause {
-		if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
-			return
+		if err := c.conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+			return err
 		}
 		req, err := c.request()
-		if err == nil {
-			err = s.answer(ctx, c, idle, req)
-		}
 		if err != nil {
-			s.cfg.Logger.Debug("seed channel ended", "peer", peerName(ctx), "reason", err)
-			return
+			return err
+		}
+		if err := s.mayAsk(req); err != nil {
+			return errors.Join(err, c.send(partMessage, errorFrame(err)))
+		}
+		if patience == channelFirst {
+			known()
+			background.Lower()
+		}
+		if err := s.answer(ctx, c, idle, req.GetRequest()); err != nil {
+			return err
 		}
 	}
 }
 
 // answer answers one request; after an error the channel is of no use.
-func (s *Server) answer(ctx context.Context, c *channel, idle *idleTimer, req *chainfirev1.ChannelRequest) error {
+func (s *Server) answer(ctx context.Context, c *channel, idle *idleTimer, req *chainfirev1.GetSnapshotRequest) error {
 	send := func(m *chainfirev1.GetSnapshotResponse, payload mem.Buffer) error {
 		idle.touch()
 		defer idle.pause()
 		return c.sendFrame(m, payload)
 	}
-	p, err := s.prepare(req.GetRequest())
+	p, err := s.prepare(req)
 	if err != nil {
 		return errors.Join(err, send(errorFrame(err), nil))
 	}
 	defer s.unuse(p.sess)
-	if err := s.mayAsk(p.sess, req.GetChannel()); err != nil {
-		return errors.Join(err, send(errorFrame(err), nil))
-	}
 	snd := s.newSender(ctx, p.sess, p.choice)
 	snd.send = send
-	if c.raw != nil && !p.check {
+	if c.raw != nil && !p.check && !p.sess.toRead.Load() {
 		snd.sendFile = func(m *chainfirev1.FrameChunk, fd uintptr, offset int64, n int) error {
 			idle.touch()
 			defer idle.pause()
-			return c.sendFile(m, fd, offset, n)
+			err := c.sendFile(m, fd, offset, n)
+			if file := (*fileError)(nil); errors.As(err, &file) {
+				p.sess.toRead.Store(true) // asked for again, it is read, and what is wrong has a name
+				s.cfg.Logger.Warn("a file of the seed could not be sent", "lease", ident.FormatID(p.sess.lease.ID),
+					"file", p.sess.layout.Files[m.GetFile()].Name, "error", err)
+			}
+			return err
 		}
 	}
 	return snd.run(p.frames(snd))
 }
 
 // mayAsk says whether a channel's request is from who opened the seed, and whether
-// that one may still read it. If not, opening it again tells why.
-func (s *Server) mayAsk(sess *session, secret []byte) error {
-	opener := sess.opener.Load()
-	if opener == nil || subtle.ConstantTimeCompare(sess.secret[:], secret) != 1 {
-		return fault.Newf(fault.Unreachable, "serve channel", "lease %s was not opened by whoever asks", ident.FormatID(sess.lease.ID)).
+// that one may still read it. If not, opening it again tells why; a stranger learns
+// nothing.
+func (s *Server) mayAsk(req *chainfirev1.ChannelRequest) error {
+	lease := req.GetRequest().GetLeaseId()
+	s.mu.Lock()
+	sess := s.sessions[lease]
+	s.mu.Unlock()
+	var opener *context.Context
+	if sess != nil && subtle.ConstantTimeCompare(sess.secret[:], req.GetChannel()) == 1 {
+		opener = sess.opener.Load()
+	}
+	if opener == nil {
+		return fault.Newf(fault.Unreachable, "serve channel", "lease %s was not opened here by whoever asks", ident.FormatID(lease)).
 			WithHint("open the seed again")
 	}
 	if err := s.cfg.Authorizer.AuthorizeSeed(*opener, chainfirev1.Seed_GetSnapshot_FullMethodName); err != nil {
-		return fault.Newf(fault.Unreachable, "serve channel", "whoever opened lease %s must ask again: %w", ident.FormatID(sess.lease.ID), err).
+		return fault.Newf(fault.Unreachable, "serve channel", "whoever opened lease %s must ask again: %w", ident.FormatID(lease), err).
 			WithHint("open the seed again")
 	}
 	return nil

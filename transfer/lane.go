@@ -104,13 +104,8 @@ func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lanes := r.inUse(ctx)
-	clients := []chainfirev1.SeedClient{r.client}
-	for _, l := range lanes {
-		if !r.channels() { // else the system asks whether the other side is there
-			clients = append(clients, l.client)
-		}
-	}
-	r.asked.Store(&clients)
+	// Of lanes that have channels the system asks whether the other side is there.
+	r.asked.Store(&[]chainfirev1.SeedClient{r.client})
 	queue := newWorkQueue(missing, len(lanes))
 	errs := make([]error, len(lanes))
 	var wg sync.WaitGroup

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +44,7 @@ func (l *lane) request(ctx context.Context, req *chainfirev1.GetSnapshotRequest)
 			return nil, nil, err
 		}
 	}
+	l.alsoAsk()
 	ctx, end = context.WithCancel(ctx)
 	if stream, err = l.client.GetSnapshot(ctx, req, callOptions(l.raw)...); err != nil {
 		end()
@@ -90,6 +92,20 @@ func (l *lane) absent(ctx context.Context) bool {
 	}
 	l.source.channels.CompareAndSwap(channelsUnknown, channelsAbsent)
 	return l.source.channels.Load() == channelsAbsent
+}
+
+// alsoAsk makes the lane's own connection one of those that must answer.
+func (l *lane) alsoAsk() {
+	for {
+		old := l.asked.Load()
+		if slices.Contains(*old, l.client) {
+			return
+		}
+		with := append(slices.Clone(*old), l.client)
+		if l.asked.CompareAndSwap(old, &with) {
+			return
+		}
+	}
 }
 
 // channelStream is the answer to one request over a channel.

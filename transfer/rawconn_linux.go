@@ -57,8 +57,11 @@ func (r *rawConn) sendFile(head []byte, fd uintptr, offset int64, n int) error {
 				}
 			case offset < end:
 				k, failed = unix.Sendfile(int(socket), int(fd), &offset, int(end-offset))
-				if k == 0 && failed == nil {
-					failed = io.ErrUnexpectedEOF // the file is shorter
+				switch {
+				case k == 0 && failed == nil:
+					failed = &fileError{io.ErrUnexpectedEOF}
+				case errors.Is(failed, unix.EIO):
+					failed = &fileError{failed}
 				}
 			default:
 				return true

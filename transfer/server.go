@@ -72,11 +72,13 @@ func setDefault[T comparable](p *T, v T) {
 type Server struct {
 	chainfirev1.UnimplementedSeedServer
 
-	cfg     Config
-	slots   *slots
-	pool    *bufferPool
-	codec   *chunk.Codec
-	limiter *rate.Limiter
+	cfg   Config
+	slots *slots
+	// strangers holds one for each channel that has not asked for anything yet.
+	strangers chan struct{}
+	pool      *bufferPool
+	codec     *chunk.Codec
+	limiter   *rate.Limiter
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelCauseFunc
@@ -96,8 +98,9 @@ func NewServer(cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, codec: codec, pool: newBufferPool(), limiter: newLimiter(cfg.RateLimit),
-		slots: newSlots(cfg.Slots, cfg.QueueLength, cfg.QueueTimeout),
-		kick:  make(chan struct{}, 1), sessions: make(map[uint64]*session)}
+		slots:     newSlots(cfg.Slots, cfg.QueueLength, cfg.QueueTimeout),
+		strangers: make(chan struct{}, maxStrangers),
+		kick:      make(chan struct{}, 1), sessions: make(map[uint64]*session)}
 	s.ctx, s.cancel = context.WithCancelCause(context.Background())
 	s.wg.Go(s.janitor)
 	return s, nil
@@ -169,7 +172,7 @@ func (s *Server) OpenSeed(ctx context.Context, req *chainfirev1.OpenSeedRequest)
 		return nil, rpcfault.ToStatus(err)
 	}
 	resp := &chainfirev1.OpenSeedResponse{Meta: sess.meta().Proto(), ClientUrls: s.cfg.ClientURLs()}
-	if s.cfg.Channels {
+	if s.cfg.Channels && sess.layout.ChunkSize <= chunkSize {
 		opener := context.WithoutCancel(ctx)
 		sess.opener.Store(&opener)
 		resp.Channel = sess.secret[:]

@@ -25,6 +25,7 @@ type session struct {
 	// opener is the context, without its end, of who opened the seed last: the one
 	// that asks over channels.
 	opener atomic.Pointer[context.Context]
+	toRead atomic.Bool // a file could not be sent unread
 
 	slotTurn chan struct{} // holds one token: whose turn it is to take the slot
 	lost     chan struct{} // closed when the lease was found to have ended

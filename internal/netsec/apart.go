@@ -75,7 +75,7 @@ func DialApart(ctx context.Context, rawURL string, f Files, protocol string, wra
 	if err != nil {
 		return nil, err
 	}
-	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}}
+	d := net.Dialer{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 10 * time.Second, Interval: 5 * time.Second, Count: 4}, Control: soonDead}
 	conn, err := d.DialContext(ctx, u.Network(), u.Addr)
 	if err != nil {
 		return nil, err

@@ -81,6 +81,11 @@ func ticketOf(id datadir.Identity) *chainfirev1.JoinTicket {
 func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (_ *Outcome, err error) {
 	n.startPhase(PhaseSeed)
 	var stage *snapshot.Stage
+	defer func() {
+		if stage != nil {
+			err = errors.Join(err, stage.Close())
+		}
+	}()
 	ahead := &forecaster{n: n}
 	stop := ahead.start(ctx)
 	base := newDelta(n.cfg)
