@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"log/slog"
@@ -33,9 +34,11 @@ const (
 	DefaultLeaseBytes  = 1 << 30
 	DefaultMaxLearners = 1
 	DefaultAuthToken   = "simple"
-	DefaultAuthTTL     = token.DefaultTTL
-	DefaultBcryptCost  = bcrypt.DefaultCost
-	DefaultQuota       = 2 << 30
+	// DefaultSelfSignedYears is in years of 365 days.
+	DefaultSelfSignedYears = 1
+	DefaultAuthTTL         = token.DefaultTTL
+	DefaultBcryptCost      = bcrypt.DefaultCost
+	DefaultQuota           = 2 << 30
 	// DefaultCorruptCheck is our own: etcd does not check until it is told to.
 	DefaultCorruptCheck = time.Minute
 	// The memtables of the state are taken from it: with less, hardly any block stays.
@@ -117,6 +120,11 @@ type Config struct {
 	AcceptMoved bool
 
 	ClientTLS, PeerTLS netsec.Files
+	// AutoTLS and PeerAutoTLS make a self-signed certificate for a side that has none
+	// and an https URL, good for SelfSignedYears (0 = 1); it is kept in the data
+	// directory. Members with PeerAutoTLS accept every certificate.
+	AutoTLS, PeerAutoTLS bool
+	SelfSignedYears      int
 
 	// AuthToken is the kind of users' tokens, etcd's --auth-token, AuthTokenTTL for how
 	// long a simple one lives after its last use, BcryptCost that of passwords' hashes.
@@ -180,6 +188,7 @@ func (c Config) withDefaults() (Config, error) {
 	if c.AuthTokenTTL == 0 {
 		c.AuthTokenTTL = token.DefaultTTL
 	}
+	c.SelfSignedYears = cmp.Or(c.SelfSignedYears, DefaultSelfSignedYears)
 	if c.BcryptCost == 0 {
 		c.BcryptCost = DefaultBcryptCost
 	}
@@ -250,16 +259,24 @@ func (c Config) check() error {
 	if _, err := token.New(c.AuthToken, c.AuthTokenTTL); err != nil {
 		return err
 	}
+	if err := c.checkAutoTLS(); err != nil {
+		return err
+	}
+	return c.checkListens()
+}
+
+func (c Config) checkListens() error {
 	for _, side := range []struct {
 		flag  string
 		urls  []string
 		files netsec.Files
+		auto  bool
 	}{
-		{"--listen-client-urls", c.ListenClient, c.ClientTLS},
-		{"--listen-peer-urls", c.ListenPeer, c.PeerTLS},
-		{"--listen-metrics-urls", c.ListenMetrics, c.ClientTLS},
+		{"--listen-client-urls", c.ListenClient, c.ClientTLS, c.AutoTLS},
+		{"--listen-peer-urls", c.ListenPeer, c.PeerTLS, c.PeerAutoTLS},
+		{"--listen-metrics-urls", c.ListenMetrics, c.ClientTLS, c.AutoTLS},
 	} {
-		if err := checkListen(side.flag, side.urls, side.files); err != nil {
+		if err := checkListen(side.flag, side.urls, side.files, side.auto); err != nil {
 			return err
 		}
 	}
@@ -268,8 +285,9 @@ func (c Config) check() error {
 
 // checkListen reads the URLs and the certificates that they need: a node with
 // unreadable ones must not seed for an hour first. One server serves them all,
-// so they are all of one kind.
-func checkListen(flag string, urls []string, files netsec.Files) error {
+// so they are all of one kind. With auto the
+// certificate may be still to be made.
+func checkListen(flag string, urls []string, files netsec.Files, auto bool) error {
 	var first netsec.URL
 	for i, s := range urls {
 		u, err := netsec.ParseURL(s)
@@ -284,7 +302,7 @@ func checkListen(flag string, urls []string, files netsec.Files) error {
 				WithHint("give URLs of one kind")
 		}
 	}
-	if len(urls) == 0 {
+	if len(urls) == 0 || auto && !given(files) {
 		return nil
 	}
 	if _, err := files.ServerCredentials(first); err != nil {

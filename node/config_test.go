@@ -49,6 +49,14 @@ func TestConfigIsChecked(t *testing.T) {
 		{"TLS beside plain", Config{ListenPeer: []string{"http://127.0.0.1:0", "https://127.0.0.1:0"}}, fault.Usage},
 		{"TLS without a certificate", Config{ListenClient: []string{"https://127.0.0.1:0"}}, fault.Usage},
 		{"TLS with no such certificate", Config{ListenClient: []string{"https://127.0.0.1:0"}, ClientTLS: missing}, fault.Usage},
+		{"certificates to be made", Config{ListenClient: []string{"https://127.0.0.1:0"}, ListenPeer: []string{"https://127.0.0.1:0"}, AutoTLS: true, PeerAutoTLS: true}, ""},
+		{"no such certificate, though one would be made", Config{ListenClient: []string{"https://127.0.0.1:0"}, ClientTLS: missing, AutoTLS: true}, fault.Usage},
+		{"made for clients only", Config{ListenPeer: []string{"https://127.0.0.1:0"}, AutoTLS: true}, fault.Usage},
+		{"good for no time", Config{AutoTLS: true, SelfSignedYears: -1}, fault.Usage},
+		{"good for too long", Config{PeerAutoTLS: true, SelfSignedYears: 101}, fault.Usage},
+		{"good for no time, but not made", Config{SelfSignedYears: -1}, ""},
+		{"members with a CA that signs none", Config{PeerAutoTLS: true, PeerTLS: netsec.Files{CA: "ca"}}, fault.Usage},
+		{"members asked for what they lack", Config{PeerAutoTLS: true, PeerTLS: netsec.Files{ClientCertAuth: true}}, fault.Usage},
 		{"metrics TLS without a certificate", Config{ListenMetrics: []string{"https://127.0.0.1:0"}}, fault.Usage},
 	} {
 		_, err := c.cfg.withDefaults()

@@ -66,6 +66,9 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if id, err := n.dir.ReadIdentity(); err == nil && cfg.Name == DefaultName && id.Name != "" {
 		n.cfg.Name = id.Name
 	}
+	if err := n.autoTLS(); err != nil {
+		return err
+	}
 	if n.fronts, err = openFronts(ctx, &n.cfg, n.registry.Registry); err != nil {
 		return err
 	}

@@ -144,15 +144,18 @@ func nodeJoinFlags() []cli.Flag {
 
 func nodeSecurityFlags() []cli.Flag {
 	var out []cli.Flag
-	for _, side := range []struct{ prefix, who, crl string }{{"", "clients", "client-crl-file"}, {"peer-", "members", "peer-crl-file"}} {
+	for _, side := range []struct{ prefix, who, crl, unsure string }{
+		{"", "clients", "client-crl-file", "nobody else signs it"}, {"peer-", "members", "peer-crl-file", "those of members are not verified"}} {
 		out = append(out,
 			&cli.StringFlag{Name: side.prefix + "cert-file", Category: categorySecurity, Usage: "our certificate towards " + side.who + ", `FILE`"},
 			&cli.StringFlag{Name: side.prefix + "key-file", Category: categorySecurity, Usage: "its private key, `FILE`"},
 			&cli.StringFlag{Name: side.prefix + "trusted-ca-file", Category: categorySecurity, Usage: "trust " + side.who + " certified by `FILE`"},
 			&cli.BoolFlag{Name: side.prefix + "client-cert-auth", Category: categorySecurity, Usage: "ask " + side.who + " for a certificate"},
+			&cli.BoolFlag{Name: side.prefix + "auto-tls", Category: categorySecurity, Usage: "make our certificate towards " + side.who + " where no file is given; " + side.unsure},
 			&cli.StringFlag{Name: side.crl, Category: categorySecurity, Usage: "refuse " + side.who + " whose certificate `FILE` says is revoked"})
 	}
 	return append(out,
+		&cli.IntFlag{Name: "self-signed-cert-validity", Value: node.DefaultSelfSignedYears, Category: categorySecurity, Usage: "`YEARS` of 365 days that certificates made here are good for"},
 		&cli.StringFlag{Name: "tls-min-version", Value: "TLS1.2", Category: categorySecurity, Usage: "`VERSION` of TLS at least: TLS1.2 or TLS1.3"},
 		&cli.StringFlag{Name: "tls-max-version", Category: categorySecurity, Usage: "`VERSION` of TLS at most"},
 		&cli.StringFlag{Name: "cipher-suites", Category: categorySecurity, Usage: "`SUITES` that TLS 1.2 may choose from, separated by commas; default those that Go finds safe"},
@@ -172,7 +175,7 @@ func nodeConfig(c *cli.Context) (node.Config, error) {
 		JoinToken: c.String("join-token"), Parallel: c.Int("parallel"), RateLimit: int64(command.BytesOf(c, "rate-limit")),
 		LeaseTTL: c.Duration("lease-ttl"), LeaseBytes: command.BytesOf(c, "lease-bytes"), AcceptMoved: c.Bool("accept-moved-data-dir"),
 		Quota: c.Int64("quota-backend-bytes"), CorruptCheck: c.Duration("corrupt-check-time"),
-		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"),
+		ClientTLS: tlsFiles(c, ""), PeerTLS: tlsFiles(c, "peer-"), AutoTLS: c.Bool("auto-tls"), PeerAutoTLS: c.Bool("peer-auto-tls"),
 		AuthToken: c.String("auth-token"), AuthTokenTTL: time.Duration(c.Int("auth-token-ttl")) * time.Second, BcryptCost: c.Int("bcrypt-cost"),
 	}
 	if cfg.CorruptCheck == 0 {
@@ -227,6 +230,9 @@ func tlsLimits(c *cli.Context, cfg *node.Config) error {
 	}
 	for _, side := range []*netsec.Files{&cfg.ClientTLS, &cfg.PeerTLS} {
 		side.MinVersion, side.MaxVersion, side.CipherSuites = least, most, suites
+	}
+	if cfg.SelfSignedYears = c.Int("self-signed-cert-validity"); cfg.SelfSignedYears == 0 {
+		cfg.SelfSignedYears = -1 // 0 would be the default
 	}
 	cfg.ClientTLS.CRL, cfg.PeerTLS.CRL = c.String("client-crl-file"), c.String("peer-crl-file")
 	return nil

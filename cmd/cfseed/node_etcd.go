@@ -36,7 +36,6 @@ const (
 
 // etcdFlags are in the order of their names.
 var etcdFlags = []etcdFlag{
-	{name: "auto-tls", boolean: true, refused: true, why: "certificates are not made here: " + lessStrict},
 	{name: "backend-batch-interval", value: "0s", why: otherStorage},
 	{name: "backend-batch-limit", value: "0", why: otherStorage},
 	{name: "backend-bbolt-freelist-type", why: otherStorage},
@@ -94,7 +93,6 @@ var etcdFlags = []etcdFlag{
 	{name: "max-wals", value: "5", why: otherStorage},
 	{name: "memory-mlock", boolean: true, value: "false", why: "memory is not locked"},
 	{name: "metrics", value: "basic", why: "all metrics are served"},
-	{name: "peer-auto-tls", boolean: true, value: "false", refused: true, why: "certificates are not made here: " + lessStrict},
 	{name: "peer-cert-allowed-cn", refused: true, why: lessStrict},
 	{name: "peer-cert-allowed-hostname", refused: true, why: lessStrict},
 	{name: "peer-client-cert-file", refused: true, why: "--peer-cert-file is used both ways"},
@@ -106,7 +104,6 @@ var etcdFlags = []etcdFlag{
 	{name: "raft-read-timeout", value: "5s", why: "members speak gRPC, which finds dead connections by itself"},
 	{name: "raft-write-timeout", value: "5s", why: "members speak gRPC, which finds dead connections by itself"},
 	{name: "retry-interval", boolean: true, why: etcdIgnoresIt},
-	{name: "self-signed-cert-validity", value: "1", why: "certificates are not made here"},
 	{name: "snapshot", boolean: true, why: etcdIgnoresIt},
 	{name: "snapshot-catchup-entries", value: "5000", why: "--snapshot-count is what is kept of the log"},
 	{name: "socket-reuse-address", boolean: true, value: "false", why: "addresses are opened as Go does it"},

@@ -11,6 +11,8 @@
 //	  state-<n>/     the state store
 //	  seeds/         checkpoints being served
 //	  staging/       a seed on its way in; the sign of an install under way
+//	  fixtures/      certificates that the node made for itself, never part of a
+//	                 seed: client/ and peer/, each with cert.pem and key.pem
 //
 // # Committing an install
 //
@@ -133,7 +135,7 @@ type Class int
 
 // The classes.
 const (
-	Empty    Class = iota // absent, or nothing but LOCK, lost+found or a temporary identity
+	Empty    Class = iota // absent, or nothing but LOCK, fixtures/, lost+found or a temporary identity
 	Staged                // an install that was not committed
 	Complete              // an identity file: a node
 	Foreign               // something this package did not put there
@@ -200,9 +202,11 @@ func least(a, b string) string {
 	return a
 }
 
-// ignorable names carry nothing, whoever left them.
+// ignorable names carry nothing of a member, whoever left them. A node that is
+// to be seeded has made its certificates already: its addresses come first.
+// etcd's own directory has other names beside fixtures/, and stays Foreign.
 func ignorable(name string) bool {
-	return name == lockName || name == lostFound || name == identityName+tmpSuffix
+	return name == lockName || name == fixturesName || name == lostFound || name == identityName+tmpSuffix
 }
 
 // leftover names are what an install writes besides staging/.

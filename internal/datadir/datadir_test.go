@@ -73,6 +73,12 @@ func TestClassify(t *testing.T) {
 		{"", Empty, ""},
 		{"LOCK", Empty, "LOCK"},
 		{"lost+found/", Empty, "lost+found"},
+		{"fixtures/", Empty, "fixtures"},
+		{"LOCK fixtures/client/ fixtures/peer/", Empty, "LOCK fixtures"},
+		{"staging/ raft/ fixtures/ LOCK", Staged, "LOCK fixtures"},
+		{"identity fixtures/ raft/", Complete, ""},
+		{"fixtures/ raft/", Foreign, ""},
+		{"fixtures/ member/", Foreign, ""}, // etcd's
 		{"lost+found/ LOCK identity.tmp", Empty, "LOCK identity.tmp lost+found"},
 		{"staging/", Staged, ""},
 		{"staging/ LOCK lost+found/", Staged, "LOCK lost+found"},
@@ -253,7 +259,7 @@ func TestCrashOracleCatchesShortcuts(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, commit := range map[string]func(*Dir) error{
-		"in place": func(d *Dir) error { return writeSynced(d.fs, d.Identity(), data) },
+		"in place": func(d *Dir) error { return writeSynced(d.fs, d.Identity(), data, anyMode) },
 		"without sync": func(d *Dir) error {
 			f, err := d.fs.Create(d.join("tmp"), vfs.WriteCategoryUnspecified)
 			if err != nil {
@@ -263,7 +269,7 @@ func TestCrashOracleCatchesShortcuts(t *testing.T) {
 			return errors.Join(err, f.Close(), d.fs.Rename(d.join("tmp"), d.Identity()), SyncDir(d.fs, d.path))
 		},
 		"without sync of the directory": func(d *Dir) error {
-			return errors.Join(writeSynced(d.fs, d.join("tmp"), data), d.fs.Rename(d.join("tmp"), d.Identity()))
+			return errors.Join(writeSynced(d.fs, d.join("tmp"), data, anyMode), d.fs.Rename(d.join("tmp"), d.Identity()))
 		},
 	} {
 		bad := 0

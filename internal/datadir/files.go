@@ -27,7 +27,9 @@ func SyncDir(fs vfs.FS, path string) error {
 // MkdirAllSynced creates the directory at path and every missing parent, and
 // makes them durable. One that exists is synced again together with its
 // parent, since whoever created it may have crashed before the sync.
-func MkdirAllSynced(fs vfs.FS, path string) error {
+func MkdirAllSynced(fs vfs.FS, path string) error { return mkdirAllSynced(fs, path, 0o755) }
+
+func mkdirAllSynced(fs vfs.FS, path string, mode os.FileMode) error {
 	created := []string{path}
 	for dir := path; ; {
 		parent := fs.PathDir(dir)
@@ -42,7 +44,7 @@ func MkdirAllSynced(fs vfs.FS, path string) error {
 		}
 		dir = parent
 	}
-	if err := fs.MkdirAll(path, 0o755); err != nil {
+	if err := fs.MkdirAll(path, mode); err != nil {
 		return fault.New(codeOf(err), "create directory", err).At(path)
 	}
 	for _, dir := range created {
@@ -58,8 +60,13 @@ func MkdirAllSynced(fs vfs.FS, path string) error {
 // holds the old bytes or the new ones. The directory must exist. data is not
 // kept.
 func WriteFileSynced(fs vfs.FS, path string, data []byte) error {
+	return writeFileSynced(fs, path, data, anyMode)
+}
+
+// writeFileSynced calls created for the file while it is empty.
+func writeFileSynced(fs vfs.FS, path string, data []byte, created func(fs vfs.FS, path string) error) error {
 	tmp := path + tmpSuffix
-	if err := writeSynced(fs, tmp, data); err != nil {
+	if err := writeSynced(fs, tmp, data, created); err != nil {
 		// What is left of tmp carries nothing, so failing to remove it adds nothing.
 		_ = fs.Remove(tmp)
 		return fault.New(codeOf(err), "write file", err).At(path)
@@ -71,12 +78,18 @@ func WriteFileSynced(fs vfs.FS, path string, data []byte) error {
 	return SyncDir(fs, fs.PathDir(path))
 }
 
-func writeSynced(fs vfs.FS, path string, data []byte) (err error) {
+// anyMode leaves a file as the file system makes it.
+func anyMode(vfs.FS, string) error { return nil }
+
+func writeSynced(fs vfs.FS, path string, data []byte, created func(fs vfs.FS, path string) error) (err error) {
 	f, err := fs.Create(path, vfs.WriteCategoryUnspecified)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := created(fs, path); err != nil {
+		return err
+	}
 	// A vfs.File may scribble on what it is given to write.
 	n, err := f.Write(append([]byte(nil), data...))
 	if err != nil {

@@ -1,5 +1,5 @@
 // Package netsec is how a node listens and dials: etcd-style URLs, TLS from
-// certificate files, and the one gate that every RPC of every gRPC server
+// certificate files or certificates made here, and the one gate that every RPC of every gRPC server
 // passes (Gate).
 //
 // URLs are http://host:port, https://host:port, unix://path and unixs://path
