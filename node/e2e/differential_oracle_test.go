@@ -285,10 +285,10 @@ func differentialPlanted(t *testing.T, p pair) {
 			d.PrevKvs[0].Version--
 		}
 	}
-	// It is found every time. What remains when nothing can be left out is at times a
-	// longer way to the same answer, so that one of three must be short.
-	var steps []int
-	for range 3 {
+	// Chance may not come upon it in some hundred rounds, and what remains when
+	// nothing can be left out is at times a longer way to the same answer.
+	var tries []string
+	for range 8 {
 		*p.smallest = nil
 		tb := &expected{TB: t}
 		ended := make(chan struct{})
@@ -298,15 +298,15 @@ func differentialPlanted(t *testing.T, p pair) {
 		}()
 		<-ended
 		n := len(*p.smallest)
-		if !tb.failed || n < 3 { // two keys, one of them put twice, and the delete
-			t.Fatalf("found: %t, in %d steps: %v", tb.failed, n, *p.smallest)
-		}
-		if n <= 6 {
+		if tb.failed && n >= 3 && n <= 6 { // two keys, one of them put twice, and the delete
 			return
 		}
-		steps = append(steps, n)
+		if tb.failed != (n > 0) || n > 0 && n < 3 {
+			t.Fatalf("failed: %t, in %d steps: %v", tb.failed, n, *p.smallest)
+		}
+		tries = append(tries, fmt.Sprintf("found: %t, in %d steps", tb.failed, n))
 	}
-	t.Errorf("found, but in %d steps: %v", steps, *p.smallest)
+	t.Errorf("no try found it in a few steps: %v", tries)
 }
 
 // expected is a test that is meant to fail.
