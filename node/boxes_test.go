@@ -140,6 +140,34 @@ func TestStateBoxReplace(t *testing.T) {
 	}
 }
 
+// Who keeps something of the state hears that it is replaced before anybody sees the
+// next one.
+func TestReplacingComesBeforeSeeing(t *testing.T) {
+	fs := vfs.NewMem()
+	first, second := openTestMachine(t, fs, "state-1"), openTestMachine(t, fs, "state-2")
+	c := &core{state: &stateBox{}}
+	c.state.set(first)
+	heard := ""
+	c.replacing = func(next *state.Machine) {
+		if heard += "replacing "; next != second || c.state.machine() != first {
+			t.Error("the next state is seen already")
+		}
+	}
+	c.replaced = func() {
+		if heard += "replaced"; c.state.machine() != second {
+			t.Error("the next state is not seen yet")
+		}
+	}
+	broken := errors.New("broken")
+	if err := c.replaceState(func() (*state.Machine, error) { return nil, broken }); !errors.Is(err, broken) || heard != "" {
+		t.Errorf("%v, heard %q", err, heard)
+	}
+	err := c.replaceState(func() (*state.Machine, error) { return second, nil })
+	if err := errors.Join(err, c.state.close()); err != nil || heard != "replacing replaced" {
+		t.Errorf("%v, heard %q", err, heard)
+	}
+}
+
 func TestIdentityBox(t *testing.T) {
 	fs := vfs.NewMem()
 	dir := datadir.At(fs, "data")

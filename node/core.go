@@ -37,7 +37,8 @@ type core struct {
 	onRole    func(raftloop.Role)          // on the loop; must not block
 	applied   func([]state.Result)         // on the apply worker, after each job
 	onResults func([]state.Result)         // on the loop, after each job, before those who wait hear of it
-	replaced  func()                       // on the apply worker, after a Raft snapshot gave all tables anew
+	replacing func(next *state.Machine)    // on the apply worker, before anybody sees the state of a Raft snapshot
+	replaced  func()                       // ... and after that gave all tables anew
 	install   func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
 
 	loops   loops
@@ -318,10 +319,9 @@ func (c *core) appendSnapshot(ctx context.Context, job *replica.AppendJob, snap 
 	}
 	done := make(chan struct{})
 	c.applies.push(applyWork{run: func() error {
-		if err := c.state.replace(open); err != nil {
+		if err := c.replaceState(open); err != nil {
 			return err
 		}
-		c.replaced()
 		close(done)
 		return nil
 	}})
@@ -331,4 +331,19 @@ func (c *core) appendSnapshot(ctx context.Context, job *replica.AppendJob, snap 
 	case <-ctx.Done():
 		return false, nil
 	}
+}
+
+// replaceState moves over to the state of a Raft snapshot.
+func (c *core) replaceState(open func() (*state.Machine, error)) error {
+	err := c.state.replace(func() (*state.Machine, error) {
+		next, err := open()
+		if err == nil {
+			c.replacing(next)
+		}
+		return next, err
+	})
+	if err == nil {
+		c.replaced()
+	}
+	return err
 }

@@ -165,7 +165,7 @@ func (m *member) assemble() (err error) {
 	if m.tokens, err = token.New(n.cfg.AuthToken, n.cfg.AuthTokenTTL); err != nil {
 		return err
 	}
-	m.tokens.Reset(m.state.machine().Applied().Index)
+	m.resetTokens(m.state.machine())
 	m.leader = newLeaderWatch()
 	m.membership = newMembership()
 	m.quota = newQuota(n.cfg.Quota, m.state)
@@ -180,8 +180,8 @@ func (m *member) assemble() (err error) {
 		m.membership.applied(results)
 		m.watches.Applied()
 	}
+	m.core.replacing = m.resetTokens // of the state before: one that is void now must not be known
 	m.core.replaced = func() {
-		m.tokens.Reset(m.state.machine().Applied().Index)
 		m.membership.poke()
 		m.watches.Applied()
 	}

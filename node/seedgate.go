@@ -68,7 +68,8 @@ func needed(method string) string {
 	return "the role root or " + SeedRole
 }
 
-// learnTokens tells the tokens what was applied.
+// learnTokens tells the tokens what was applied; on the apply worker, before it
+// applies more.
 func (m *member) learnTokens(results []state.Result) {
 	if len(results) == 0 {
 		return
@@ -79,5 +80,10 @@ func (m *member) learnTokens(results []state.Result) {
 			changes = append(changes, r.Tokens)
 		}
 	}
-	m.tokens.Apply(results[len(results)-1].Index, changes...)
+	m.tokens.Apply(results[len(results)-1].Index, m.state.machine().Auth().Revision, changes...)
+}
+
+// resetTokens makes the tokens those of a state nobody sees yet: none.
+func (m *member) resetTokens(of *state.Machine) {
+	m.tokens.Reset(of.Applied().Index, of.Auth().Revision)
 }

@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/chainfire/cfseed/internal/state"
+	"github.com/chainfire/cfseed/internal/state/auth"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/node/etcdapi"
 	"github.com/chainfire/cfseed/node/token"
@@ -93,6 +94,15 @@ func (s *server) login(name string) context.Context {
 		s.t.Fatal(err)
 	}
 	return metadata.AppendToOutgoingContext(ctx(s.t), rpctypes.TokenFieldNameGRPC, resp.GetToken())
+}
+
+// asRoot applies an entry of root.
+func (s *server) asRoot(kind envelope.Kind, body proto.Message) {
+	s.t.Helper()
+	res, err := s.applyFor(&envelope.Client{Name: "root", Revision: s.m.Auth().Revision}, kind, body, nil)
+	if err := errors.Join(err, res.Err); err != nil {
+		s.t.Fatal(kind, err)
+	}
 }
 
 func wantErr(t *testing.T, what string, err, want error) {
@@ -401,9 +411,7 @@ func TestSecretsAreNotReplicated(t *testing.T) {
 type fixed struct{ c envelope.Client }
 
 func (f fixed) Assign(envelope.Client, func([]byte) (uint64, error)) (string, error) { return "t", nil }
-func (f fixed) Client(context.Context, string, func() uint64) (envelope.Client, bool) {
-	return f.c, true
-}
+func (f fixed) Client(context.Context, string) (envelope.Client, bool)               { return f.c, true }
 
 // A token of before the last change of users does nothing to keys, but manages.
 func TestTokenOfAnOldRevision(t *testing.T) {
@@ -420,6 +428,36 @@ func TestTokenOfAnOldRevision(t *testing.T) {
 		&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{}}}), rpctypes.ErrGRPCAuthOldRevision)
 	_, err = pb.NewAuthClient(s.conn).RoleAdd(c, &pb.AuthRoleAddRequest{Name: "more"})
 	wantErr(t, "a role, as etcd", err, nil)
+}
+
+// A token is believed as of what the tokens have heard, which may be older than the
+// state: one that is void in between does nothing.
+func TestTokenThatIsVoidAlready(t *testing.T) {
+	for name, void := range map[string]func(*server){
+		"another password": func(s *server) {
+			s.asRoot(envelope.UserChangePassword, &pb.AuthUserChangePasswordRequest{Name: "ada", HashedPassword: "b3RoZXI="})
+		},
+		"another user of the name": func(s *server) {
+			s.asRoot(envelope.UserDelete, &pb.AuthUserDeleteRequest{Name: "ada"})
+			s.asRoot(envelope.UserAdd, &pb.AuthUserAddRequest{Name: "ada", HashedPassword: "b3RoZXI=", Options: &authpb.UserAddOptions{}})
+			s.asRoot(envelope.UserGrantRole, &pb.AuthUserGrantRoleRequest{User: "ada", Role: "a"})
+		},
+	} {
+		s := guarded(t, etcdapi.Options{})
+		ada, put := s.login("ada"), &pb.PutRequest{Key: []byte("a")}
+		_, err := pb.NewKVClient(s.conn).Put(ada, put)
+		wantErr(t, name+": before", err, nil)
+		s.mu.Lock()
+		tokens := s.tokens
+		s.tokens = nil
+		s.mu.Unlock()
+		void(s)
+		_, err = pb.NewKVClient(s.conn).Put(ada, put)
+		wantErr(t, name+", not heard of", err, rpctypes.ErrGRPCAuthOldRevision)
+		tokens.Apply(s.m.Applied().Index, s.m.Auth().Revision, &auth.Change{User: "ada"})
+		_, err = pb.NewKVClient(s.conn).Put(ada, put)
+		wantErr(t, name, err, rpctypes.ErrGRPCInvalidAuthToken)
+	}
 }
 
 // TestCertificate: the common name of a verified certificate is the user, where no

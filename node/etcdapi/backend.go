@@ -68,9 +68,9 @@ type Tokens interface {
 	// Assign gives a token to a client that has shown its password. share makes a
 	// token's sum known to all members and gives the index of the entry that did.
 	Assign(c envelope.Client, share func(sum []byte) (index uint64, err error)) (string, error)
-	// Client says whom a token is of, and at which revision of users and roles;
-	// revision gives the present one.
-	Client(ctx context.Context, token string, revision func() uint64) (c envelope.Client, ok bool)
+	// Client says whom a token is of, and at which revision of users and roles that
+	// was so.
+	Client(ctx context.Context, token string) (c envelope.Client, ok bool)
 }
 
 // Purger is a Backend that can tell when compacted history is gone. Without it

@@ -117,8 +117,12 @@ func (l *local) applyFor(client *envelope.Client, kind envelope.Kind, body proto
 	}
 	defer l.watches.Applied()
 	res, err := l.m.Apply(e)
-	if l.tokens != nil && res.Tokens != nil {
-		l.tokens.Apply(res.Index, res.Tokens)
+	if l.tokens != nil && err == nil {
+		var changes []*auth.Change
+		if res.Tokens != nil {
+			changes = append(changes, res.Tokens)
+		}
+		l.tokens.Apply(res.Index, l.m.Auth().Revision, changes...)
 	}
 	return res, err
 }

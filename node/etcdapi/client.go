@@ -33,8 +33,7 @@ func (s *Server) Client(ctx context.Context) (envelope.Client, error) {
 			continue
 		}
 		if s.opts.Tokens != nil {
-			revision := func() uint64 { return s.backend.Auth().Revision }
-			if c, ok := s.opts.Tokens.Client(ctx, strings.TrimPrefix(shown[0], "Bearer "), revision); ok {
+			if c, ok := s.opts.Tokens.Client(ctx, strings.TrimPrefix(shown[0], "Bearer ")); ok {
 				return c, nil
 			}
 		}

@@ -120,7 +120,7 @@ func (t *JWT) Assign(c envelope.Client, _ func([]byte) (uint64, error)) (string,
 
 // Client implements Provider. The revision is that of the token, which is thus
 // void for keys after the next change of users and roles.
-func (t *JWT) Client(_ context.Context, token string, _ func() uint64) (envelope.Client, bool) {
+func (t *JWT) Client(_ context.Context, token string) (envelope.Client, bool) {
 	claims := jwt.MapClaims{}
 	// Of the method configured only: a token must not choose how it is believed.
 	_, err := jwt.ParseWithClaims(token, claims, func(*jwt.Token) (any, error) { return t.verify, nil },
@@ -134,7 +134,7 @@ func (t *JWT) Client(_ context.Context, token string, _ func() uint64) (envelope
 }
 
 // Apply implements Provider.
-func (*JWT) Apply(uint64, ...*auth.Change) {}
+func (*JWT) Apply(uint64, uint64, ...*auth.Change) {}
 
 // Reset implements Provider.
-func (*JWT) Reset(uint64) {}
+func (*JWT) Reset(uint64, uint64) {}

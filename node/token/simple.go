@@ -30,7 +30,10 @@ type Simple struct {
 	known   map[[auth.SumSize]byte]*grant
 	swept   time.Time
 	applied uint64
-	changed chan struct{} // closed when applied rises; nil: nobody waits
+	// revision is that of users and roles up to which known is, which may be older
+	// than what the state shows by now.
+	revision uint64
+	changed  chan struct{} // closed when applied rises; nil: nobody waits
 }
 
 type grant struct {
@@ -61,7 +64,7 @@ func (s *Simple) Assign(_ envelope.Client, share func(sum []byte) (uint64, error
 }
 
 // Client implements Provider. The token lives on from here.
-func (s *Simple) Client(ctx context.Context, token string, revision func() uint64) (envelope.Client, bool) {
+func (s *Simple) Client(ctx context.Context, token string) (envelope.Client, bool) {
 	secret, number, _ := strings.Cut(token, ".")
 	index, err := strconv.ParseUint(number, 10, 64)
 	if err != nil || !s.wait(ctx, index) {
@@ -75,7 +78,7 @@ func (s *Simple) Client(ctx context.Context, token string, revision func() uint6
 		return envelope.Client{}, false
 	}
 	g.until = now.Add(s.ttl)
-	return envelope.Client{Name: g.user, Revision: revision()}, true
+	return envelope.Client{Name: g.user, Revision: s.revision}, true
 }
 
 // wait returns once the entry at index is applied here; false when it is not for
@@ -116,7 +119,7 @@ func (s *Simple) behind(index uint64) <-chan struct{} {
 }
 
 // Apply implements Provider.
-func (s *Simple) Apply(index uint64, changes ...*auth.Change) {
+func (s *Simple) Apply(index, revision uint64, changes ...*auth.Change) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	now := time.Now()
@@ -135,7 +138,7 @@ func (s *Simple) Apply(index uint64, changes ...*auth.Change) {
 			}
 		}
 	}
-	s.advance(index)
+	s.advance(index, revision)
 }
 
 // sweep removes what has ended, now and then, so that memory holds what lives.
@@ -152,15 +155,15 @@ func (s *Simple) sweep(now time.Time) {
 }
 
 // Reset implements Provider.
-func (s *Simple) Reset(index uint64) {
+func (s *Simple) Reset(index, revision uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	clear(s.known)
-	s.advance(index)
+	s.advance(index, revision)
 }
 
-func (s *Simple) advance(index uint64) {
-	s.applied = max(s.applied, index)
+func (s *Simple) advance(index, revision uint64) {
+	s.applied, s.revision = max(s.applied, index), max(s.revision, revision)
 	if s.changed != nil {
 		close(s.changed)
 		s.changed = nil

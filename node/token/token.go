@@ -19,14 +19,17 @@ type Provider interface {
 	// Assign gives a token to a client that has shown its password. share makes a
 	// token's sum known to all members and gives the index of the entry that did.
 	Assign(c envelope.Client, share func(sum []byte) (index uint64, err error)) (string, error)
-	// Client says whom a token is of, and at which revision of users and roles;
-	// revision gives the present one. It may wait, a bounded time and not past the
-	// end of ctx, for entries that this member has not applied yet.
-	Client(ctx context.Context, token string, revision func() uint64) (c envelope.Client, ok bool)
-	// Apply notes what entries did, in order; index is that of the last one applied.
-	Apply(index uint64, changes ...*auth.Change)
-	// Reset forgets all tokens; index is that of the last entry applied.
-	Reset(index uint64)
+	// Client says whom a token is of, and at which revision of users and roles that
+	// was so: the state may have a newer one, in which the token is void. It may
+	// wait, a bounded time and not past the end of ctx, for entries that this member
+	// has not applied yet.
+	Client(ctx context.Context, token string) (c envelope.Client, ok bool)
+	// Apply notes what entries did, in order; index is that of the last one applied,
+	// revision that of users and roles after it.
+	Apply(index, revision uint64, changes ...*auth.Change)
+	// Reset forgets all tokens; index and revision are as in Apply. It is called
+	// before anybody sees the state that they are of.
+	Reset(index, revision uint64)
 }
 
 // New makes the provider that etcd's --auth-token describes: "simple", or "jwt" and

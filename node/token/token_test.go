@@ -28,7 +28,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func now() uint64 { return 7 }
+// now is the revision of users and roles in these tests, where it does not matter.
+const now = 7
 
 // issue makes a token of a user that is known from the entry at index on; share
 // hears of it through the change, as members do.
@@ -46,11 +47,11 @@ func issue(t *testing.T, p Provider, user string, index uint64) (token string, c
 
 func ofUser(t *testing.T, p Provider, token string) string {
 	t.Helper()
-	c, ok := p.Client(t.Context(), token, now)
+	c, ok := p.Client(t.Context(), token)
 	if !ok {
 		return ""
 	}
-	if c.Revision != now() {
+	if c.Revision != now {
 		t.Errorf("known at %d", c.Revision)
 	}
 	return c.Name
@@ -60,7 +61,7 @@ func TestSimpleTokensEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := NewSimple(0)
 		token, change := issue(t, s, "ada", 1)
-		s.Apply(1, change)
+		s.Apply(1, now, change)
 		for range 3 { // each use is the beginning of another five minutes
 			<-time.After(DefaultTTL - time.Second)
 			if got := ofUser(t, s, token); got != "ada" {
@@ -80,11 +81,11 @@ func TestSimpleTokensAreSwept(t *testing.T) {
 		s := NewSimple(time.Minute)
 		for i := range uint64(100) {
 			_, change := issue(t, s, "ada", i+1)
-			s.Apply(i+1, change)
+			s.Apply(i+1, now, change)
 		}
 		<-time.After(2 * time.Minute)
 		_, change := issue(t, s, "ada", 101)
-		if s.Apply(101, change); len(s.known) != 1 {
+		if s.Apply(101, now, change); len(s.known) != 1 {
 			t.Errorf("%d tokens are kept", len(s.known))
 		}
 	})
@@ -94,20 +95,20 @@ func TestSimpleTokensAreVoid(t *testing.T) {
 	s := NewSimple(time.Hour)
 	ada, a := issue(t, s, "ada", 1)
 	bob, b := issue(t, s, "bob", 2)
-	s.Apply(2, a, b)
+	s.Apply(2, now, a, b)
 	if ada == bob || ofUser(t, s, ada) != "ada" || ofUser(t, s, bob) != "bob" {
 		t.Fatal("tokens are not known")
 	}
-	s.Apply(3, &auth.Change{User: "ada"}) // her password has changed
+	s.Apply(3, now, &auth.Change{User: "ada"}) // her password has changed
 	if ofUser(t, s, ada) != "" || ofUser(t, s, bob) != "bob" {
 		t.Error("the tokens of one user are not void alone")
 	}
-	s.Apply(4, &auth.Change{})
+	s.Apply(4, now, &auth.Change{})
 	if ofUser(t, s, bob) != "" {
 		t.Error("everybody's tokens are not void")
 	}
-	s.Apply(5, b)
-	if s.Reset(6); ofUser(t, s, bob) != "" {
+	s.Apply(5, now, b)
+	if s.Reset(6, now); ofUser(t, s, bob) != "" {
 		t.Error("a state that was replaced left tokens")
 	}
 	for _, strange := range []string{"", ".", "x", "x.1", strings.TrimSuffix(bob, "2") + "x", bob + ".2"} {
@@ -115,6 +116,28 @@ func TestSimpleTokensAreVoid(t *testing.T) {
 			t.Errorf("%q is of %q", strange, got)
 		}
 	}
+}
+
+// A token is of the revision up to which its provider has heard, whatever the state
+// shows by then.
+func TestSimpleTokensAreOfTheirRevision(t *testing.T) {
+	s := NewSimple(time.Hour)
+	want := func(token string, revision uint64) {
+		t.Helper()
+		if c, ok := s.Client(t.Context(), token); !ok || c != (envelope.Client{Name: "ada", Revision: revision}) {
+			t.Errorf("%+v, %t; want revision %d", c, ok, revision)
+		}
+	}
+	s.Reset(3, 5)
+	token, change := issue(t, s, "ada", 4)
+	s.Apply(4, 5, change)
+	want(token, 5)
+	s.Apply(5, 6)
+	want(token, 6)
+	s.Reset(9, 8)
+	token, change = issue(t, s, "ada", 10)
+	s.Apply(10, 8, change)
+	want(token, 8)
 }
 
 // A member that is behind waits until it has applied what made the token known, but
@@ -126,14 +149,14 @@ func TestSimpleTokensOfTheFuture(t *testing.T) {
 		got := make(chan string)
 		go func() { got <- ofUser(t, s, token) }()
 		synctest.Wait()
-		s.Apply(8)
+		s.Apply(8, now)
 		synctest.Wait()
 		select {
 		case user := <-got:
 			t.Fatalf("did not wait: of %q", user)
 		default:
 		}
-		s.Apply(9, change)
+		s.Apply(9, now, change)
 		if user := <-got; user != "ada" {
 			t.Errorf("of %q", user)
 		}
@@ -143,7 +166,7 @@ func TestSimpleTokensOfTheFuture(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
-		if _, ok := s.Client(ctx, "x.99999", now); ok || time.Since(began) != lagPatience {
+		if _, ok := s.Client(ctx, "x.99999"); ok || time.Since(began) != lagPatience {
 			t.Error("waited for nobody")
 		}
 	})
@@ -213,10 +236,10 @@ func TestJWT(t *testing.T) {
 			signer := mustNew(t, "jwt,sign-method="+method+",priv-key="+priv)
 			token, _ := issue(t, whole, "ada", 0)
 			for name, p := range map[string]Provider{"whole": whole, "reader": reader, "signer": signer} {
-				if c, ok := p.Client(t.Context(), token, now); !ok || c != (envelope.Client{Name: "ada", Revision: 3}) {
+				if c, ok := p.Client(t.Context(), token); !ok || c != (envelope.Client{Name: "ada", Revision: 3}) {
 					t.Errorf("%s: %+v, %v", name, c, ok)
 				}
-				if _, ok := p.Client(t.Context(), token[:len(token)-4]+"AAAA", now); ok {
+				if _, ok := p.Client(t.Context(), token[:len(token)-4]+"AAAA"); ok {
 					t.Errorf("%s takes another signature", name)
 				}
 			}
@@ -248,7 +271,7 @@ func TestJWTRefuses(t *testing.T) {
 	good := func() jwt.MapClaims {
 		return jwt.MapClaims{"username": "ada", "revision": 3, "exp": time.Now().Add(time.Minute).Unix()}
 	}
-	if c, ok := p.Client(t.Context(), sign(jwt.SigningMethodHS256, good()), now); !ok || c.Name != "ada" || c.Revision != 3 {
+	if c, ok := p.Client(t.Context(), sign(jwt.SigningMethodHS256, good())); !ok || c.Name != "ada" || c.Revision != 3 {
 		t.Errorf("a good one: %+v, %v", c, ok)
 	}
 	without := func(claim string, instead any) jwt.MapClaims {
@@ -271,7 +294,7 @@ func TestJWTRefuses(t *testing.T) {
 		"a huge revision":     sign(jwt.SigningMethodHS256, without("revision", 1e30)),
 		"a long name":         sign(jwt.SigningMethodHS256, without("username", strings.Repeat("n", envelope.MaxName+1))),
 	} {
-		if c, ok := p.Client(t.Context(), token, now); ok {
+		if c, ok := p.Client(t.Context(), token); ok {
 			t.Errorf("%s is of %+v", name, c)
 		}
 	}
@@ -286,11 +309,11 @@ func TestJWTEnds(t *testing.T) {
 		p := mustNew(t, "jwt,sign-method=HS256,priv-key="+secret+",ttl=1m")
 		token, _ := issue(t, p, "ada", 0)
 		<-time.After(58 * time.Second)
-		if _, ok := p.Client(t.Context(), token, now); !ok {
+		if _, ok := p.Client(t.Context(), token); !ok {
 			t.Error("ended before its time")
 		}
 		<-time.After(3 * time.Second) // a use does not prolong it
-		if _, ok := p.Client(t.Context(), token, now); ok {
+		if _, ok := p.Client(t.Context(), token); ok {
 			t.Error("lives on")
 		}
 	})
