@@ -41,7 +41,9 @@ func permitted[Req, Resp any](m *Machine, env envelope.Envelope, check func(*aut
 }
 
 // keysOf is auth.KeysOf as of the entry before.
-func (m *Machine) keysOf(id int64) ([][]byte, error) { return lease.Keys(m.batch, id) }
+func (m *Machine) keysOf(id int64, fn func(key []byte) error) error {
+	return lease.EachKey(m.batch, id, fn)
+}
 
 // revokeOf ends a lease and deletes its keys. c is nil where the cluster does so
 // because the lease has run out.

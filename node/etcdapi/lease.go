@@ -88,7 +88,22 @@ func (l leaseServer) mayRenew(ctx context.Context, id int64) error {
 }
 
 func (l leaseServer) keysOf(ctx context.Context) auth.KeysOf {
-	return func(id int64) ([][]byte, error) { return l.s.backend.LeaseKeys(ctx, id) }
+	return func(id int64, fn func([]byte) error) error {
+		all, err := l.s.backend.LeaseKeys(ctx, id)
+		if err != nil {
+			return err
+		}
+		return each(all, fn)
+	}
+}
+
+func each(keys [][]byte, fn func(key []byte) error) error {
+	for _, key := range keys {
+		if err := fn(key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // LeaseTimeToLive answers a time to live of -1 for a lease that there is not.
@@ -99,7 +114,7 @@ func (l leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveR
 	}
 	known, err := l.s.backend.LeaseTimeToLive(ctx, r.GetID(), r.GetKeys())
 	if err == nil && r.GetKeys() { // what is told is what is asked about
-		err = l.s.backend.Auth().CheckLeaseKeys(c, r.GetID(), func(int64) ([][]byte, error) { return known.Keys, nil })
+		err = l.s.backend.Auth().CheckLeaseKeys(c, r.GetID(), func(_ int64, fn func([]byte) error) error { return each(known.Keys, fn) })
 	}
 	if err != nil {
 		return nil, l.s.fail(err)

@@ -6,12 +6,30 @@ import (
 	"github.com/chainfire/cfseed/internal/state/envelope"
 )
 
-// KeysOf gives the keys attached to a lease; none when there is no such lease.
-type KeysOf func(lease int64) ([][]byte, error)
+// KeysOf gives fn the keys attached to a lease until it has an error, which KeysOf
+// returns; none when there is no such lease.
+type KeysOf func(lease int64, fn func(key []byte) error) error
 
 // CheckRange refuses a range that the client may not read.
 func (r *Rules) CheckRange(c envelope.Client, req *pb.RangeRequest) error {
 	return r.MayRead(c, req.GetKey(), req.GetRangeEnd())
+}
+
+// remembered is KeysOf that looks at each lease once, for one check of one client:
+// what has been allowed is not looked at again, and a refusal is the last question.
+// A transaction may put tens of thousands of keys to one lease that has as many.
+func (keys KeysOf) remembered() KeysOf {
+	var seen map[int64]bool
+	return func(lease int64, fn func(key []byte) error) error {
+		if seen[lease] {
+			return nil
+		}
+		if seen == nil {
+			seen = map[int64]bool{}
+		}
+		seen[lease] = true
+		return keys(lease, fn)
+	}
 }
 
 // CheckPut refuses a put of a key that the client may not write, or read when it
@@ -46,6 +64,10 @@ func (r *Rules) CheckDeleteRange(c envelope.Client, req *pb.DeleteRangeRequest, 
 // CheckTxn refuses a transaction of which the client may not do everything, in
 // whichever branch. A comparison reads.
 func (r *Rules) CheckTxn(c envelope.Client, req *pb.TxnRequest, keys KeysOf) error {
+	return r.checkTxn(c, req, keys.remembered())
+}
+
+func (r *Rules) checkTxn(c envelope.Client, req *pb.TxnRequest, keys KeysOf) error {
 	for _, cmp := range req.GetCompare() {
 		if err := r.MayRead(c, cmp.GetKey(), cmp.GetRangeEnd()); err != nil {
 			return err
@@ -62,7 +84,7 @@ func (r *Rules) CheckTxn(c envelope.Client, req *pb.TxnRequest, keys KeysOf) err
 			case *pb.RequestOp_RequestDeleteRange:
 				err = r.CheckDeleteRange(c, o.RequestDeleteRange, keys)
 			case *pb.RequestOp_RequestTxn:
-				err = r.CheckTxn(c, o.RequestTxn, keys)
+				err = r.checkTxn(c, o.RequestTxn, keys)
 			}
 			if err != nil {
 				return err
@@ -87,14 +109,5 @@ func (r *Rules) eachKey(c envelope.Client, id int64, keys KeysOf, may func(c env
 	if r.Admin(c) == nil {
 		return nil // most often: nothing is asked, or root asks
 	}
-	all, err := keys(id)
-	if err != nil {
-		return err
-	}
-	for _, key := range all {
-		if err := may(c, key, nil); err != nil {
-			return err
-		}
-	}
-	return nil
+	return keys(id, func(key []byte) error { return may(c, key, nil) })
 }

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/authpb"
@@ -28,7 +30,7 @@ func rulesOf(users []*authpb.User, roles ...*authpb.Role) *Rules {
 
 var (
 	who  = envelope.Client{Name: "u", Revision: 5}
-	none = func(int64) ([][]byte, error) { return nil, nil }
+	none = func(int64, func([]byte) error) error { return nil }
 )
 
 // keyspace are the keys of the model: every string of up to two letters of "abc",
@@ -170,9 +172,7 @@ func TestRefusals(t *testing.T) {
 func TestRequests(t *testing.T) {
 	r := rulesOf([]*authpb.User{{Name: []byte("u"), Roles: []string{"r"}}}, &authpb.Role{Name: []byte("r"), KeyPermission: []*authpb.Permission{
 		perm(authpb.Permission_READ, "r", ""), perm(authpb.Permission_WRITE, "w", ""), perm(authpb.Permission_READWRITE, "x", "")}})
-	lease := func(id int64) ([][]byte, error) {
-		return map[int64][][]byte{1: {[]byte("w"), []byte("x")}, 2: {[]byte("w"), []byte("r")}}[id], nil
-	}
+	lease := keysOf(map[int64][]string{1: {"w", "x"}, 2: {"w", "r"}})
 	put := func(key string, prev bool, lease int64) *pb.PutRequest {
 		return &pb.PutRequest{Key: []byte(key), PrevKv: prev, Lease: lease}
 	}
@@ -236,11 +236,57 @@ func TestRequests(t *testing.T) {
 		t.Error("keys that may not be read:", err)
 	}
 	broken := errors.New("broken")
-	if err := r.CheckLease(who, 1, func(int64) ([][]byte, error) { return nil, broken }); !errors.Is(err, broken) {
+	if err := r.CheckLease(who, 1, func(int64, func([]byte) error) error { return broken }); !errors.Is(err, broken) {
 		t.Error("a lease that can not be read:", err)
 	}
 	if err := r.CheckLease(who, 3, none); err != nil {
 		t.Error("a lease that there is not:", err)
+	}
+}
+
+func keysOf(leases map[int64][]string) KeysOf {
+	return func(id int64, fn func([]byte) error) error {
+		for _, key := range leases[id] {
+			if err := fn([]byte(key)); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// A transaction looks at the keys of a lease once, however often it puts to it, and
+// at none after one that the client may not write.
+func TestTxnLooksAtALeaseOnce(t *testing.T) {
+	r := rulesOf([]*authpb.User{{Name: []byte("u"), Roles: []string{"r"}}}, &authpb.Role{Name: []byte("r"), KeyPermission: []*authpb.Permission{
+		perm(authpb.Permission_WRITE, "a", "b")}})
+	all := keysOf(map[int64][]string{1: {"a", "aa"}, 2: {"ab"}, 3: {"ac", "other", "ad"}})
+	var looked []string
+	counted := func(id int64, fn func([]byte) error) error {
+		looked = append(looked, strconv.FormatInt(id, 10))
+		return all(id, func(key []byte) error { looked = append(looked, string(key)); return fn(key) })
+	}
+	puts := func(lease int64) (ops []*pb.RequestOp) {
+		for i := range 100 {
+			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: fmt.Appendf(nil, "a%d", i), Lease: lease}}})
+		}
+		return ops
+	}
+	nested := func(req *pb.TxnRequest) *pb.RequestOp {
+		return &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: req}}
+	}
+	txn := &pb.TxnRequest{Success: append(puts(1), nested(&pb.TxnRequest{Success: puts(1), Failure: puts(2)})), Failure: puts(2)}
+	for range 2 { // nothing is remembered from one transaction to the next
+		looked = nil
+		if err := r.CheckTxn(who, txn, counted); err != nil || !slices.Equal(looked, []string{"1", "a", "aa", "2", "ab"}) {
+			t.Errorf("%v, looked at %q", err, looked)
+		}
+	}
+	looked = nil
+	txn.Failure = append(puts(3), puts(1)...)
+	if err := r.CheckTxn(who, txn, counted); !errors.Is(err, rpctypes.ErrGRPCPermissionDenied) ||
+		!slices.Equal(looked, []string{"1", "a", "aa", "2", "ab", "3", "ac", "other"}) {
+		t.Errorf("a key that may not be written: %v, looked at %q", err, looked)
 	}
 }
 

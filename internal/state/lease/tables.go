@@ -53,11 +53,17 @@ func All(r Reader) ([]Lease, error) {
 // Keys gives the keys attached to a lease, in order.
 func Keys(r Reader, id int64) ([][]byte, error) {
 	var out [][]byte
-	err := attachments(r, idKey(id), func(_ int64, key []byte) error {
+	err := EachKey(r, id, func(key []byte) error {
 		out = append(out, bytes.Clone(key))
 		return nil
 	})
 	return out, err
+}
+
+// EachKey gives the keys attached to a lease one by one, in order, until fn has an
+// error, which it returns; key is valid during the call.
+func EachKey(r Reader, id int64, fn func(key []byte) error) error {
+	return attachments(r, idKey(id), func(_ int64, key []byte) error { return fn(key) })
 }
 
 // Attachments gives every key that is attached to a lease, by lease and in
