@@ -37,13 +37,13 @@ type Config struct {
 type Lessor struct {
 	cfg     Config
 	timers  *policy.Lessor
-	term    uint64 // in which this member leads; 0: it does not
-	waiting map[int64][]chan struct{}
+	term    uint64                  // in which this member leads; 0: it does not
+	waiting map[int64]chan struct{} // closed at the end of a lease; however many wait, one
 }
 
 // New returns a Lessor of a member that does not lead.
 func New(cfg Config) *Lessor {
-	return &Lessor{cfg: cfg, timers: policy.NewLessor(cfg.Options), waiting: map[int64][]chan struct{}{}}
+	return &Lessor{cfg: cfg, timers: policy.NewLessor(cfg.Options), waiting: map[int64]chan struct{}{}}
 }
 
 // Role follows the leadership.
@@ -82,10 +82,10 @@ func (l *Lessor) Applied(results []state.Result) {
 
 // wake tells those who wait for the end of a lease.
 func (l *Lessor) wake(id int64) {
-	for _, ended := range l.waiting[id] {
+	if ended := l.waiting[id]; ended != nil {
 		close(ended)
+		delete(l.waiting, id)
 	}
-	delete(l.waiting, id)
 }
 
 // Tick proposes what is due. The entries carry this member's term: if another
@@ -156,10 +156,14 @@ func (l *Lessor) Renew(r *replica.Replica, id int64) (Renewal, error) {
 	return out, nil
 }
 
-// endOf is closed when the lease is revoked, or this member leads no more.
+// endOf is closed when the lease is revoked, or this member leads no more. All who
+// wait share it: an alarm may put the end off for long, and clients ask again.
 func (l *Lessor) endOf(id int64) <-chan struct{} {
-	ended := make(chan struct{})
-	l.waiting[id] = append(l.waiting[id], ended)
+	ended := l.waiting[id]
+	if ended == nil {
+		ended = make(chan struct{})
+		l.waiting[id] = ended
+	}
 	return ended
 }
 

@@ -37,6 +37,9 @@ func TestLessorFollowsTheLeadership(t *testing.T) {
 		t.Fatal("it does not lead")
 	}
 	first, second, other := l.endOf(1), l.endOf(1), l.endOf(2)
+	if first != second || len(l.waiting) != 2 {
+		t.Errorf("who waits again takes more memory: %d channels, the same %t", len(l.waiting), first == second)
+	}
 	l.Applied([]state.Result{{Leases: []lease.Change{{Lease: lease.Lease{ID: 1}, Gone: true}}}})
 	for _, ended := range []<-chan struct{}{first, second} {
 		select {
