@@ -146,11 +146,16 @@ func (p *purger) step(m *state.Machine) error {
 	return nil
 }
 
-func (p *purger) wait() (done int64, changed <-chan struct{}) {
+// wait gives how far the machine's history is removed, and what is closed when that
+// rises. What was removed of the machine before says nothing.
+func (p *purger) wait(m *state.Machine) (done int64, changed <-chan struct{}) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.changed == nil {
 		p.changed = make(chan struct{})
+	}
+	if p.of != m {
+		return 0, p.changed
 	}
 	return p.done, p.changed
 }
@@ -159,7 +164,7 @@ func (p *purger) wait() (done int64, changed <-chan struct{}) {
 // member.
 func (c *core) waitPurged(ctx context.Context, revision int64) error {
 	for {
-		done, changed := c.purge.wait()
+		done, changed := c.purge.wait(c.state.machine())
 		if done >= revision {
 			return nil
 		}

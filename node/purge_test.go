@@ -1,6 +1,7 @@
 package node
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -8,28 +9,18 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
 	"github.com/chainfire/cfseed/internal/state/store"
 )
 
-// TestPurgeWaitsForWatches: history that synced watches have not been given is
-// compacted, but stays on the disk.
-func TestPurgeWaitsForWatches(t *testing.T) {
-	st, err := store.Open("state-1", store.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := st.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	m, err := state.Open(st)
-	if err != nil {
-		t.Fatal(err)
-	}
+// compactedMachine makes a machine with four writes of one key, revisions 2 to 5,
+// compacted up to 4.
+func compactedMachine(t *testing.T, fs vfs.FS, dir string) *state.Machine {
+	t.Helper()
+	m := openTestMachine(t, fs, dir)
 	apply := func(kind envelope.Kind, body proto.Message) {
 		t.Helper()
 		b, err := proto.Marshal(body)
@@ -42,9 +33,64 @@ func TestPurgeWaitsForWatches(t *testing.T) {
 		}
 	}
 	for range 4 {
-		apply(envelope.Put, &pb.PutRequest{Key: []byte("k")}) // revisions 2 to 5
+		apply(envelope.Put, &pb.PutRequest{Key: []byte("k")})
 	}
 	apply(envelope.Compact, &pb.CompactionRequest{Revision: 4})
+	return m
+}
+
+// TestPurgedIsOfOneState: that history was removed from one state says nothing of
+// the one that a Raft snapshot brings.
+func TestPurgedIsOfOneState(t *testing.T) {
+	fs := vfs.NewMem()
+	next := compactedMachine(t, fs, "state-2")
+	c := &core{applies: newQueue[applyWork](), state: &stateBox{}, replacing: func(*state.Machine) {}, replaced: func() {}}
+	c.state.set(compactedMachine(t, fs, "state-1"))
+	defer func() {
+		if err := c.state.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	c.fed(5)
+	purge := func() {
+		t.Helper()
+		for c.purge.due(c.state.machine()) {
+			if err := c.purge.step(c.state.machine()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	purged := func() error {
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		return c.waitPurged(ctx, 4)
+	}
+	if err := purged(); !fault.Is(err, fault.Timeout) {
+		t.Errorf("nothing was removed: %v", err)
+	}
+	if purge(); purged() != nil {
+		t.Errorf("all is removed: %v", purged())
+	}
+	if err := c.replaceState(func() (*state.Machine, error) { return next, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if err := purged(); !fault.Is(err, fault.Timeout) {
+		t.Errorf("nothing was removed of the next state: %v", err)
+	}
+	if purge(); purged() != nil {
+		t.Errorf("all of the next state is removed: %v", purged())
+	}
+}
+
+// TestPurgeWaitsForWatches: history that synced watches have not been given is
+// compacted, but stays on the disk.
+func TestPurgeWaitsForWatches(t *testing.T) {
+	m := compactedMachine(t, vfs.NewMem(), "state-1")
+	defer func() {
+		if err := m.Store().Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	kept := func(from int64) bool {
 		t.Helper()
 		_, err := m.History(t.Context(), mvcc.History{From: from, Kept: true,
@@ -75,7 +121,7 @@ func TestPurgeWaitsForWatches(t *testing.T) {
 	}
 	versions := func() int {
 		t.Helper()
-		v := st.View()
+		v := m.Store().View()
 		older, err := v.Older(store.MVCC, []byte("k"), 6)
 		if err = errors.Join(err, v.Close()); err != nil {
 			t.Fatal(err)
