@@ -21,6 +21,8 @@ import (
 	"github.com/chainfire/cfseed/raftlog"
 	"github.com/chainfire/cfseed/snapshot"
 	"github.com/chainfire/cfseed/snapshot/archive"
+	"github.com/chainfire/cfseed/snapshot/chunk"
+	"github.com/chainfire/cfseed/transfer"
 )
 
 // maintenance is the running member as etcd's Maintenance service sees it
@@ -34,12 +36,13 @@ type maintenance struct {
 	quota  *quota
 	logger *slog.Logger
 	seeds  *seeds
-	turn   chan struct{} // one token: who compacts holds it
+	pace   *transfer.Pace // snapshots give way to writes
+	turn   chan struct{}  // one token: who compacts holds it
 }
 
 func newMaintenance(m *member) *maintenance {
 	return &maintenance{self: m.identity.get().MemberID, core: m.core, log: m.log, state: m.state, leader: m.leader, quota: m.quota,
-		logger: m.n.logger, seeds: m.seeds, turn: make(chan struct{}, 1)}
+		logger: m.n.logger, seeds: m.seeds, pace: m.pace, turn: make(chan struct{}, 1)}
 }
 
 func (s *maintenance) Alarms() []*pb.AlarmMember { return s.state.machine().Alarms() }
@@ -116,18 +119,34 @@ func (s *maintenance) OpenSnapshot(ctx context.Context) (etcdapi.Snapshot, error
 		remote = p.Addr.String()
 	}
 	s.logger.InfoContext(ctx, "a snapshot is streamed", "remote", remote, "position", seed.Position().String(), "bytes", seed.Manifest().TotalBytes())
-	return archived{seed, release}, nil
+	return archived{paced{seed, s.pace.Wait}, release}, nil
 }
 
 // archived is a seed that is written as an archive.
 type archived struct {
-	seed    *snapshot.Seed
+	seed    archive.Source
 	release func() error
 }
 
 func (a archived) Size() int64                                  { return archive.Size(a.seed) }
 func (a archived) Write(ctx context.Context, w io.Writer) error { return archive.Write(ctx, w, a.seed) }
 func (a archived) Close() error                                 { return a.release() }
+
+// paced is a source whose chunks are waited for as those of a seed are.
+type paced struct {
+	archive.Source
+	wait func(ctx context.Context, n int) error
+}
+
+// ReadChunk implements archive.Source.
+func (p paced) ReadChunk(ctx context.Context, file, index int, buf []byte) ([]byte, error) {
+	m := p.Manifest()
+	_, n := chunk.Bounds(m.Files[file].Size, m.ChunkSize, uint64(index))
+	if err := p.wait(ctx, n); err != nil {
+		return nil, err
+	}
+	return p.Source.ReadChunk(ctx, file, index, buf)
+}
 
 // MoveLeader hands the leadership to a voter and waits until it leads, at most
 // as long as a request may take.

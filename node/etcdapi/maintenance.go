@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -148,11 +149,23 @@ func (m maintenanceServer) MoveLeader(ctx context.Context, r *pb.MoveLeaderReque
 // Snapshot streams an archive, which ends as etcd's stream does with the SHA-256
 // of all before it. Version names its format.
 func (m maintenanceServer) Snapshot(_ *pb.SnapshotRequest, out pb.Maintenance_SnapshotServer) (err error) {
+	w := &blobWriter{next: make(chan *pb.SnapshotResponse), sent: make(chan error, 1), patience: m.s.opts.SnapshotIdle}
+	// What waits for a client that takes nothing can only end after the handler has
+	// returned.
+	if !m.s.streams.start(func() {
+		for blob := range w.next {
+			w.sent <- out.Send(blob)
+		}
+	}) {
+		return rpctypes.ErrGRPCStopped
+	}
+	defer close(w.next)
 	snap, err := m.s.backend.OpenSnapshot(out.Context())
 	if err != nil {
 		return m.s.fail(err)
 	}
-	blobs := bufio.NewWriterSize(&blobWriter{out: out, left: snap.Size() - archive.TrailerSize}, blobBytes)
+	w.left = snap.Size() - archive.TrailerSize
+	blobs := bufio.NewWriterSize(w, blobBytes)
 	err = snap.Write(out.Context(), blobs)
 	if err == nil {
 		err = blobs.Flush()
@@ -166,22 +179,39 @@ func (m maintenanceServer) Snapshot(_ *pb.SnapshotRequest, out pb.Maintenance_Sn
 // blobBytes is the size of the pieces that a snapshot is streamed in.
 const blobBytes = 256 << 10
 
-// blobWriter sends what is written; left is what is to come before the hash.
+// blobWriter sends what is written, through a goroutine that takes the next message
+// and gives what came of it.
 type blobWriter struct {
-	out  pb.Maintenance_SnapshotServer
-	left int64
+	next     chan *pb.SnapshotResponse
+	sent     chan error // with room for one: after its end nobody may be there
+	patience time.Duration
+	left     int64 // to come before the hash
 }
 
 func (w *blobWriter) Write(p []byte) (n int, err error) {
 	for n < len(p) {
 		blob := bytes.Clone(p[n:min(n+blobBytes, len(p))]) // a message belongs to gRPC once it is sent
 		w.left = max(0, w.left-int64(len(blob)))
-		if err := w.out.Send(&pb.SnapshotResponse{RemainingBytes: uint64(w.left), Blob: blob, Version: snapshotVersion}); err != nil {
+		if err := w.send(&pb.SnapshotResponse{RemainingBytes: uint64(w.left), Blob: blob, Version: snapshotVersion}); err != nil {
 			return n, err
 		}
 		n += len(blob)
 	}
 	return n, nil
+}
+
+// send returns when the message is on its way, or the client has taken too long with
+// those before; nothing may be sent after that.
+func (w *blobWriter) send(blob *pb.SnapshotResponse) error {
+	late := time.NewTimer(w.patience)
+	defer late.Stop()
+	w.next <- blob
+	select {
+	case err := <-w.sent:
+		return err
+	case <-late.C:
+		return fault.Newf(fault.Timeout, "snapshot", "the client takes nothing for %s", w.patience)
+	}
 }
 
 // snapshotVersion says what a snapshot is, where etcd names its release.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -32,6 +33,7 @@ type upkeep struct {
 
 	closedPictures atomic.Int64
 	brokenPicture  error
+	pictureEnded   chan struct{}
 }
 
 func (l *local) Alarms() []*pb.AlarmMember { return l.m.Alarms() }
@@ -62,17 +64,25 @@ type picture struct {
 	text   string
 	closed *atomic.Int64
 	fail   error
+	ended  chan struct{} // closed by Close, where there is one
 }
 
-func (p picture) Size() int64  { return int64(len(p.text)) + 32 }
-func (p picture) Close() error { p.closed.Add(1); return nil }
+func (p picture) Size() int64 { return int64(len(p.text)) + 32 }
+func (p picture) Close() error {
+	p.closed.Add(1)
+	if p.ended != nil {
+		close(p.ended)
+	}
+	return nil
+}
+
 func (p picture) Write(_ context.Context, w io.Writer) error {
 	_, err := io.WriteString(w, p.text+strings.Repeat("#", 32))
 	return errors.Join(err, p.fail)
 }
 
 func (l *local) OpenSnapshot(context.Context) (etcdapi.Snapshot, error) {
-	return picture{strings.Repeat("x", 700<<10), &l.closedPictures, l.brokenPicture}, l.failure()
+	return picture{strings.Repeat("x", 700<<10), &l.closedPictures, l.brokenPicture, l.pictureEnded}, l.failure()
 }
 
 func (s *server) endpoint() string { return s.conn.Target()[len("passthrough:///"):] }
@@ -163,6 +173,31 @@ func TestSnapshot(t *testing.T) {
 	s.brokenPicture = fault.Newf(fault.Corrupt, "read chunk", "damaged")
 	if _, _, err := receive(); !errors.Is(rpctypes.Error(err), rpctypes.ErrCorrupt) || s.closedPictures.Load() != 2 {
 		t.Errorf("%v, closed %d times", err, s.closedPictures.Load())
+	}
+}
+
+// TestSnapshotNobodyTakes: a client that takes nothing does not hold a snapshot for
+// ever, and hears why it has ended.
+func TestSnapshotNobodyTakes(t *testing.T) {
+	s := serve(t, etcdapi.Options{SnapshotIdle: 100 * time.Millisecond}, nil)
+	s.pictureEnded = make(chan struct{})
+	stream, err := pb.NewMaintenanceClient(s.conn).Snapshot(ctx(t), &pb.SnapshotRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	select { // nothing is received meanwhile
+	case <-s.pictureEnded:
+	case <-stream.Context().Done():
+		t.Fatal("a snapshot that nobody takes goes on")
+	}
+	got := 0
+	for err == nil {
+		var m *pb.SnapshotResponse
+		m, err = stream.Recv()
+		got += len(m.GetBlob())
+	}
+	if rpctypes.ErrorDesc(err) != rpctypes.ErrorDesc(rpctypes.ErrGRPCTimeout) || got >= 700<<10 {
+		t.Errorf("%d bytes, %v", got, err)
 	}
 }
 

@@ -46,6 +46,9 @@ type Options struct {
 	// the name of its user, where it shows no token.
 	ClientCertAuth bool
 	BcryptCost     int // of passwords' hashes; 0, and what bcrypt can not do, = its default, 10
+	// SnapshotIdle ends a snapshot whose client takes no piece for so long: it keeps
+	// files from being removed. 0 = a minute.
+	SnapshotIdle time.Duration
 }
 
 // Server serves the etcd services of one node.
@@ -68,6 +71,9 @@ func New(b Backend, o Options) *Server {
 	}
 	if o.Election <= 0 {
 		o.Election = time.Second
+	}
+	if o.SnapshotIdle <= 0 {
+		o.SnapshotIdle = time.Minute
 	}
 	if o.BcryptCost < bcrypt.MinCost || o.BcryptCost > bcrypt.MaxCost {
 		o.BcryptCost = bcrypt.DefaultCost
