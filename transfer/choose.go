@@ -10,14 +10,15 @@ import (
 // Compressions that a request can name besides those of package chunk.
 const compressionAuto = "auto"
 
-// choice is what the last look at the data chose, for all streams of a seed: a
-// look costs some milliseconds, and a stream is short.
+// choice is what the looks at the data chose, for all streams of a seed: a look
+// costs some milliseconds, and a stream is short.
 type choice struct {
 	mu     sync.Mutex
-	chunks int // sent by all streams
-	due    int // before this chunk is the next look
-	with   chunk.Compression
-	slow   bool // the last look found a line worth zstd
+	chunks int                          // sent by all streams
+	due    int                          // before this chunk is the next look
+	files  map[uint32]chunk.Compression // of those that chunks were sent of, on a line that does not matter
+	packs  bool                         // the line is so slow that all are packed with zstd
+	paid   bool                         // the last look found it so slow
 
 	// Since the last look, of all streams together:
 	looked  time.Time
@@ -46,7 +47,8 @@ const (
 )
 
 // chooser picks the compression of a stream's next chunk. With "auto" it looks
-// at a sample every so often, and at whether sending waits for the line.
+// at the first chunk of each file, and every so often at whether sending waits for
+// the line.
 type chooser struct {
 	auto  *choice // nil: always fixed
 	fixed chunk.Compression
@@ -72,57 +74,72 @@ func (c *chooser) share(s *choice) {
 	}
 }
 
-func (c *chooser) next(codec *chunk.Codec, raw []byte) chunk.Compression {
+// next picks the compression of a chunk of a file.
+func (c *chooser) next(codec *chunk.Codec, file uint32, raw []byte) chunk.Compression {
 	if c.auto == nil {
 		return c.fixed
 	}
 	s := c.auto
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if c.last.IsZero() {
-		c.last = time.Now()
+	if _, known := s.files[file]; !known {
+		if s.files == nil {
+			s.files = make(map[uint32]chunk.Compression)
+		}
+		s.files[file] = codec.Auto(raw, 0)
 	}
 	if s.chunks == 0 || s.chunks >= s.due {
-		sure := s.look(codec.Auto(raw, s.line()))
+		line := s.line()
+		sure := s.look(line > 0 && codec.Auto(raw, line) == chunk.Zstd)
 		s.looked, s.bytes, s.active, s.blocked = time.Now(), 0, 0, 0
 		s.due = s.chunks + lookEvery
 		if s.chunks == 0 || !sure {
 			s.due = s.chunks + lookSoon
 		}
 	}
-	s.chunks++
-	s.bytes += len(raw)
-	return s.with
+	c.took(len(raw))
+	return s.of(file)
 }
 
 // plain says that the next chunk goes as it is and need not be looked at.
-func (c *chooser) plain(size int) bool {
+func (c *chooser) plain(file uint32, size int) bool {
 	s := c.auto
 	if s == nil {
 		return c.fixed == chunk.None
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.chunks == 0 || s.chunks >= s.due || s.with != chunk.None {
+	_, known := s.files[file]
+	if !known || s.chunks >= s.due || s.of(file) != chunk.None {
 		return false
 	}
-	if c.last.IsZero() {
-		c.last = time.Now()
-	}
-	s.chunks++
-	s.bytes += size
+	c.took(size)
 	return true
 }
 
-// look takes what a look at the data and the line advises. zstd is taken when
-// two looks in a row advise it: a target whose disk was busy for a moment is
-// not a slow line. It gives false when the next look is to follow soon.
-func (s *choice) look(advice chunk.Compression) (sure bool) {
-	sure = advice != chunk.Zstd || s.slow
-	s.slow = advice == chunk.Zstd
-	if sure {
-		s.with = advice
+// took counts a chunk. choice.mu is held.
+func (c *chooser) took(size int) {
+	if c.last.IsZero() {
+		c.last = time.Now()
 	}
+	c.auto.chunks++
+	c.auto.bytes += size
+}
+
+// of is the choice for a file that was looked at.
+func (s *choice) of(file uint32) chunk.Compression {
+	if s.packs {
+		return chunk.Zstd
+	}
+	return s.files[file]
+}
+
+// look takes what a look at the line says. zstd is taken when two looks in a row
+// find that it pays: a target whose disk was busy for a moment is not a slow line.
+// It gives false when the next look is to follow soon.
+func (s *choice) look(pays bool) (sure bool) {
+	sure = !pays || s.paid
+	s.packs, s.paid = pays && s.paid, pays
 	return sure
 }
 

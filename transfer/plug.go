@@ -58,6 +58,11 @@ func (r *round) channels() bool {
 	return len(r.secret) > 0 && r.cfg.DialChannel != nil && r.source.channels.Load() != channelsAbsent
 }
 
+// overChannels says whether a source has answered over channels.
+func (p *puller) overChannels() bool {
+	return slices.ContainsFunc(p.endpoints, func(e *endpoint) bool { return e.channels.Load() == channelsWork })
+}
+
 // plugIn connects the lane's channel unless it is. It ends with ctx.
 func (l *lane) plugIn(ctx context.Context) error {
 	if l.plugged != nil {

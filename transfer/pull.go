@@ -180,7 +180,7 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 	}
 	err = callerError(ctx, "pull", err)
 	cfg.Logger.Info("pull ended", "source", p.result.Source, "lease", ident.FormatID(p.result.LeaseID),
-		"seconds", p.result.Seconds, "bytes_wire", p.result.BytesWire, "result", result(err))
+		"seconds", p.result.Seconds, "bytes_wire", p.result.BytesWire, "channels", p.overChannels(), "result", result(err))
 	return p.result, err
 }
 

@@ -150,7 +150,7 @@ func (s *sender) fileChunk(file, index int) error {
 // false when the chunk is to be read.
 func (s *sender) unread(file, index, size int) (sent bool, err error) {
 	seed, ok := s.seed.(FileSeed)
-	if !ok || size == 0 || !s.choice.plain(size) {
+	if !ok || size == 0 || !s.choice.plain(uint32(file), size) {
 		return false, nil
 	}
 	f, offset, err := seed.OpenChunk(file, index)
@@ -171,7 +171,7 @@ func (s *sender) chunk(file uint32, index int, raw []byte, payload mem.Buffer) e
 	} else { // the manifest, or spans
 		c.Xxh3 = chunk.Sum(raw)
 	}
-	if with := s.choice.next(s.codec, raw); with != chunk.None {
+	if with := s.choice.next(s.codec, file, raw); with != chunk.None {
 		buf := s.pool.Get(bufferSize)
 		packed, used := s.codec.Compress(*buf, raw, with)
 		if used != chunk.None {

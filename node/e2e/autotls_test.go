@@ -53,6 +53,11 @@ func TestAutoTLS(t *testing.T) {
 	if log := second.LogTail(1 << 20); !strings.Contains(log, "members' certificates are not verified") {
 		t.Errorf("%s did not say what it does not check:\n%s", second.Name, log)
 	}
+	for _, n := range []*Node{second, third} {
+		if n.LogCount("channels=true") == 0 {
+			t.Errorf("%s did not get its chunks over channels", n.Name)
+		}
+	}
 	for _, n := range []*Node{first, second, third} {
 		if ownCertificate(t, n, "client") == ownCertificate(t, n, "peer") {
 			t.Errorf("%s has one certificate for both sides", n.Name)

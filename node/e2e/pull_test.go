@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 )
@@ -31,6 +32,9 @@ func TestPull(t *testing.T) {
 		r.Num("revision") < 200 || r.Num("position", "index") < 200 || len(r.Str("manifest_root")) != 64 ||
 		len(r.Str("member_id")) != 16 || len(r.Str("lease_id")) != 16 {
 		t.Fatalf("pull: %s", r)
+	}
+	if !strings.Contains(r.Stderr, "channels=true") {
+		t.Errorf("chunks did not come over channels:\n%s", r.Stderr)
 	}
 	expires, err := time.Parse(time.RFC3339, r.Str("lease_expires"))
 	if err != nil || expires.Before(began.Add(9*time.Minute)) || expires.After(time.Now().Add(11*time.Minute)) {
