@@ -113,7 +113,7 @@ func TestQuotaOfAFollower(t *testing.T) {
 		}
 	})
 	c := leader.clientOf()
-	fill(t, c, 8<<20)
+	fill(t, c, 48<<20) // takes longer than the member waits between two looks
 	alarms, err := c.AlarmList(within(t))
 	if err != nil || len(alarms.Alarms) != 1 || alarms.Alarms[0].GetAlarm() != pb.AlarmType_NOSPACE {
 		t.Errorf("%v, %v", alarms, err)
