@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"errors"
-	"github.com/chainfire/cfseed/internal/netsec"
 	"sync"
 	"time"
 
@@ -172,7 +171,7 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 		}
 	}()
 	meta := msg.GetSnapshot().GetMetadata()
-	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, DialChannel: channelDialer(func(string) netsec.Files { return n.cfg.PeerTLS }), Cluster: id.Cluster, MemberID: id.MemberID,
+	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, DialChannel: n.dialChannel, Cluster: id.Cluster, MemberID: id.MemberID,
 		WantRoot: req.GetManifestRoot(), MinPosition: ident.Position{Term: meta.GetTerm(), Index: meta.GetIndex()},
 		Target: n.cfg.Name + " (raft snapshot)", Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		IdleTimeout: defaultIdleTimeout, Logger: n.logger, OpenStage: func(encoded []byte) (transfer.Stage, error) {

@@ -254,7 +254,8 @@ func (n *node) joinConfig(inv *invitation) join.Config {
 		return n.cfg.ClientTLS
 	}
 	cfg := join.Config{Dir: n.dir, Directory: n.nonce, Name: n.cfg.Name, PeerURLs: n.cfg.AdvertisePeer, Endpoints: inv.endpoints,
-		Learner: inv.learner, Reserved: inv.reserved, Cluster: inv.cluster, Dial: dialer(files, n.cfg.User), DialSeed: seedDialer(files, n.cfg.User), DialChannel: channelDialer(files),
+		Learner: inv.learner, Reserved: inv.reserved, Cluster: inv.cluster,
+		Dial: dialer(files, n.cfg.User), DialSeed: seedDialer(files, n.cfg.User), DialChannel: channelDialer(files),
 		Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		LeaseTTL: n.cfg.LeaseTTL, LeaseBytes: n.cfg.LeaseBytes, IdleTimeout: defaultIdleTimeout, Logger: n.logger}
 	cfg.SourceURLs = (*chainfirev1.Member).GetPeerUrls

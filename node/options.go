@@ -48,6 +48,11 @@ func (n *node) dialTransfer(ctx context.Context, endpoint string, opts ...grpc.D
 	return seedDialer(func(string) netsec.Files { return n.cfg.PeerTLS }, nil)(ctx, endpoint, opts...)
 }
 
+// dialChannel connects to a source for channels.
+func (n *node) dialChannel(ctx context.Context, endpoint string, wrap func(net.Conn) net.Conn) (net.Conn, error) {
+	return channelDialer(func(string) netsec.Files { return n.cfg.PeerTLS })(ctx, endpoint, wrap)
+}
+
 // seedDialer connects to who serves or takes a seed, with the certificates and as
 // a user; nil: as nobody.
 func seedDialer(files func(endpoint string) netsec.Files, user *netsec.Login) transfer.DialFunc {
