@@ -123,7 +123,7 @@ func (s electionServer) Observe(r *v3electionpb.LeaderRequest, out grpc.ServerSt
 
 // await gives the leader's key, and the revision as of which it is what it is.
 func (o *observer) await(ctx context.Context, prefix []byte) (kv *mvccpb.KeyValue, seen int64, err error) {
-	resp, err := o.b.KV.Range(ctx, firstOf(prefix))
+	resp, err := o.b.read(ctx, firstOf(prefix))
 	if err != nil {
 		return nil, 0, err
 	}

@@ -33,6 +33,7 @@ type local struct {
 	mu      sync.Mutex // one entry at a time
 	m       *state.Machine
 	watches *watch.Hub
+	reads   func() error // what a read fails with; nil = none does
 
 	locks     v3lockpb.LockClient
 	elections v3electionpb.ElectionClient
@@ -118,6 +119,11 @@ func apply[R proto.Message](ctx context.Context, l *local, kind envelope.Kind, b
 }
 
 func (l *local) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if l.reads != nil {
+		if err := l.reads(); err != nil {
+			return nil, err
+		}
+	}
 	return l.m.Range(ctx, r)
 }
 

@@ -9,6 +9,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
@@ -132,6 +133,47 @@ func TestLockAcrossCompactions(t *testing.T) {
 	}
 	l.unlock("n/1")
 	mustLock(t, second, "n/2")
+}
+
+// TestWaitThroughElections: a read that finds no leader is made again, and costs
+// nobody its place; one that fails for another reason does.
+func TestWaitThroughElections(t *testing.T) {
+	detailed, err := status.Convert(rpctypes.ErrGRPCNoLeader).WithDetails(&pb.ResponseHeader{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	failures := make(chan error, 4)
+	l := newLocal(t)
+	l.reads = func() error {
+		select {
+		case err := <-failures:
+			return err
+		default:
+			return nil
+		}
+	}
+	l.grant(1, 2)
+	mustLock(t, l.lock(soon(t), "n", 1), "n/1")
+	failures <- detailed.Err()
+	failures <- rpctypes.ErrGRPCLeaderChanged
+	second := l.lock(soon(t), "n", 2)
+	l.awaitKeys("n", 2)
+	failures <- rpctypes.ErrGRPCTimeout
+	l.unlock("n/1")
+	mustLock(t, second, "n/2")
+
+	failures <- rpctypes.ErrGRPCStopped
+	if _, err := get(t, l.lock(soon(t), "n", 1)); status.Convert(err).Message() != status.Convert(rpctypes.ErrGRPCStopped).Message() {
+		t.Errorf("a member that ends: %v", err)
+	}
+	if got := l.keys("n"); len(got) != 1 {
+		t.Errorf("the queue is %v", got)
+	}
+	ctx, cancel := context.WithCancel(soon(t))
+	l.reads = func() error { cancel(); return rpctypes.ErrGRPCNoLeader }
+	if _, err := get(t, l.lock(ctx, "n", 1)); status.Code(err) != codes.Canceled {
+		t.Errorf("a caller who went while there was no leader: %v", err)
+	}
 }
 
 // TestLockWithoutLease: the lock is given a lease of its own.

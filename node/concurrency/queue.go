@@ -17,7 +17,8 @@
 // # Ends of a wait
 //
 // A call that does not get what it waits for leaves the queue. (etcd leaves the
-// key of a campaign that fails for another reason than its caller there.) A
+// key of a campaign that fails for another reason than its caller there.) An
+// election of the cluster ends no wait; at etcd a read that meets one does. A
 // call whose own key is gone is told at once; etcd tells a lock so when its turn
 // has come, and a campaign never.
 package concurrency
@@ -31,6 +32,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -43,6 +45,10 @@ const (
 	// leavePatience bounds how long a call that has ended takes to leave the queue.
 	// What it can not delete is deleted with its lease.
 	leavePatience = 5 * time.Second
+
+	// rereadAfter is the pause before a read is tried again that found no leader:
+	// a tenth of etcd's election timeout.
+	rereadAfter = 100 * time.Millisecond
 )
 
 // KV is etcd's service, of the member that serves.
@@ -169,7 +175,7 @@ func (b Backend) turn(ctx context.Context, p place) (*pb.ResponseHeader, error) 
 	before := firstOf(p.prefix)
 	before.SortOrder, before.MaxCreateRevision = pb.RangeRequest_DESCEND, p.rev-1
 	for {
-		resp, err := b.KV.Range(ctx, before)
+		resp, err := b.read(ctx, before)
 		if err != nil {
 			return nil, err
 		}
@@ -181,11 +187,41 @@ func (b Backend) turn(ctx context.Context, p place) (*pb.ResponseHeader, error) 
 			return nil, err
 		}
 	}
-	resp, err := b.KV.Range(ctx, &pb.RangeRequest{Key: p.key})
+	resp, err := b.read(ctx, &pb.RangeRequest{Key: p.key})
 	if err == nil && (len(resp.GetKvs()) == 0 || resp.GetKvs()[0].GetCreateRevision() != p.rev) {
 		err = errGone
 	}
 	return resp.GetHeader(), err
+}
+
+// read is a linearizable read of a call that waits. It waits for a leader too:
+// an election in between is no reason to lose the place.
+func (b Backend) read(ctx context.Context, req *pb.RangeRequest) (*pb.RangeResponse, error) {
+	for {
+		resp, err := b.KV.Range(ctx, req)
+		if !leaderless(err) {
+			return resp, err
+		}
+		again := time.NewTimer(rereadAfter)
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			again.Stop()
+			return nil, ended(ctx, err)
+		}
+	}
+}
+
+// leaderless reports whether a read failed for want of a leader that answers.
+// The words tell it, as they do to etcd's clients; details may be added.
+func leaderless(err error) bool {
+	st, _ := status.FromError(err)
+	for _, of := range []error{rpctypes.ErrGRPCNoLeader, rpctypes.ErrGRPCLeaderChanged, rpctypes.ErrGRPCTimeout, rpctypes.ErrGRPCTimeoutDueToConnectionLost} {
+		if st.Code() == status.Code(of) && st.Message() == status.Convert(of).Message() {
+			return true
+		}
+	}
+	return false
 }
 
 // leave takes a key out of its queue, also for a caller who has gone.
