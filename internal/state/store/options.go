@@ -60,7 +60,7 @@ func (o Options) withDefaults() Options {
 		o.OnCorruption = func(error) {}
 	}
 	if o.compression == nil {
-		o.compression = block.SnappyCompression
+		o.compression = block.FastestCompression // MinLZ, or Snappy where that is the faster one
 	}
 	return o
 }
