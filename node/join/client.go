@@ -2,7 +2,6 @@ package join
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"time"
 
@@ -83,7 +82,7 @@ func (c *client) call(ctx context.Context, op string, patience time.Duration, fn
 		}
 		if serr := sleep(ctx, retryPause); serr != nil {
 			if last != nil && fault.Is(serr, fault.Timeout) {
-				return fault.Newf(fault.CodeOf(last), op, "%w", last).WithHint("%s", fault.HintOf(serr))
+				return fault.New(fault.CodeOf(last), "", last).WithHint("%s", fault.HintOf(serr))
 			}
 			return serr
 		}
@@ -105,7 +104,7 @@ func (c *client) once(ctx context.Context, fn func(context.Context, *grpc.Client
 	err := fn(ctx, c.conn)
 	if err != nil && c.elsewhere(rpcfault.FromStatus("", err)) {
 		c.next++
-		return errors.Join(err, c.Close())
+		_ = c.Close() // it is of no use any more
 	}
 	return err
 }

@@ -7,6 +7,7 @@ package rpcfault
 import (
 	"context"
 	"errors"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -87,7 +88,18 @@ func FromStatus(op string, err error) error {
 				Hint: info.GetHint(), Err: errors.New(st.Message())}
 		}
 	}
-	return fault.Newf(classOf(st.Code()), op, "%s", st.Message())
+	return fault.Newf(classOf(st.Code()), op, "%s", plain(st.Message()))
+}
+
+// plain takes gRPC's wrapping from the words of the system for a connection
+// that can not be made.
+func plain(message string) string {
+	inner, ok := strings.CutPrefix(message, `connection error: desc = "transport: `)
+	if !ok {
+		return message
+	}
+	inner = strings.TrimPrefix(inner, "Error while dialing: ")
+	return strings.TrimSuffix(inner, `"`)
 }
 
 func classOf(c codes.Code) fault.Code {

@@ -4,12 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"github.com/chainfire/cfseed/internal/fault"
+	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
 // TestRoundTrip: every class, its hint and path come out as they went in.
@@ -51,5 +55,21 @@ func TestNilAndForeign(t *testing.T) {
 	}
 	if got := status.Code(ToStatus(context.DeadlineExceeded)); got != codes.DeadlineExceeded {
 		t.Errorf("a deadline became %s", got)
+	}
+}
+
+// TestNoConnection: who can not be reached is told in the system's words.
+func TestNoConnection(t *testing.T) {
+	conn, err := grpc.NewClient("passthrough:///nobody", grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) {
+			return nil, errors.New("dial tcp nobody: connection refused")
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	_, err = chainfirev1.NewAdmissionClient(conn).Reserve(t.Context(), &chainfirev1.ReserveRequest{})
+	if got := FromStatus("reserve", err); fault.CodeOf(got) != fault.Unreachable || got.Error() != "reserve: dial tcp nobody: connection refused" {
+		t.Errorf("%s: %v", fault.CodeOf(got), got)
 	}
 }
