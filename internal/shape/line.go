@@ -15,6 +15,7 @@ type line struct {
 	end      context.CancelFunc
 	accepted time.Time // when the far side has heard that the connection stands
 	left     int64     // bytes it may still carry; < 0: any; guarded by Proxy.mu
+	carried  int64     // bytes, both ways; guarded by Proxy.mu
 	stranded bool      // for ever in a hole; guarded by Proxy.mu
 
 	mu             sync.Mutex

@@ -217,9 +217,25 @@ func (p *Proxy) Strand() {
 	}
 }
 
+// StrandAfter strands one connection, the one that has carried most, once n more
+// bytes have gone down. The others go on.
+func (p *Proxy) StrandAfter(n int64) <-chan struct{} {
+	return p.after(n, func() {
+		var most *line
+		for l := range p.lines {
+			if !l.stranded && (most == nil || l.carried > most.carried) {
+				most = l
+			}
+		}
+		if most != nil {
+			most.stranded = true
+		}
+	})
+}
+
 // HoldAfter is Hold once n more bytes have gone down, which is exact while one
-// connection moves any; the channel is closed then. Of HoldAfter, CutAfter and
-// NoticeAfter the last call counts.
+// connection moves any; the channel is closed then. Of HoldAfter,
+// StrandAfter, CutAfter and NoticeAfter the last call counts.
 func (p *Proxy) HoldAfter(n int64, ways ...Way) <-chan struct{} {
 	return p.after(n, func() { p.holdLocked(ways) })
 }
@@ -346,6 +362,7 @@ func (p *Proxy) count(l *line, w Way, n int) {
 	p.bytes[w].Add(int64(n))
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	l.carried += int64(n)
 	if l.left >= 0 {
 		if l.left = max(0, l.left-int64(n)); l.left == 0 {
 			l.reset()

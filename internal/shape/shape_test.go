@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -252,6 +253,33 @@ func TestStrand(t *testing.T) {
 	var timeout net.Error
 	if n, err := conn.Read(make([]byte, 1)); n != 0 || !errors.As(err, &timeout) || !timeout.Timeout() || p.Bytes(Down) != 1000+int64(len(want)) {
 		t.Errorf("%d bytes came out of the hole, %v", n, err)
+	}
+}
+
+// TestStrandAfter: the connection that has carried most falls silent, another goes
+// on.
+func TestStrandAfter(t *testing.T) {
+	want := content(200_000)
+	f := newFountain(t, want)
+	p := newProxy(t, f.addr)
+	held := p.HoldAfter(150_000)
+	busy := dial(t, p.Addr())
+	if _, err := io.ReadFull(busy, make([]byte, 150_000)); err != nil {
+		t.Fatal(err)
+	}
+	<-held
+	idle := dial(t, p.Addr())
+	eventually(t, "the other connection", func() bool { return f.served.Load() == 2 })
+	<-p.StrandAfter(0)
+	p.Resume()
+	if got, err := io.ReadAll(io.LimitReader(idle, int64(len(want)))); err != nil || len(got) != len(want) {
+		t.Errorf("%d bytes by the other connection, %v", len(got), err)
+	}
+	if err := busy.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := busy.Read(make([]byte, 1)); n != 0 || !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("%d bytes out of the hole, %v", n, err)
 	}
 }
 

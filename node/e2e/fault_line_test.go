@@ -96,6 +96,11 @@ func TestBadLine(t *testing.T) {
 		}, "--timeout", timeout.String())
 	}
 
+	// One of the connections falls silent, and is not waited for for ever.
+	c.through(line, "one-dead", func(pull *command) {
+		pull.await(line.StrandAfter(20<<20), "the dead connection")
+	}, "--timeout", timeout.String())
+
 	const delay = 25 * time.Millisecond
 	line.Shape(shape.Up, shape.Shape{Delay: delay})
 	line.Shape(shape.Down, shape.Shape{Delay: delay, Rate: gigabit, Window: 3 << 20, StallEach: 8 << 20, Stall: 200 * time.Millisecond})
