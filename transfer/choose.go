@@ -10,19 +10,19 @@ import (
 // Compressions that a request can name besides those of package chunk.
 const compressionAuto = "auto"
 
-// choice is what the looks at the data chose, for all streams of a seed: a look
-// costs some milliseconds, and a stream is short.
+// choice is what the looks at the line chose, for all streams of a seed: a
+// stream is short.
 type choice struct {
 	mu     sync.Mutex
 	chunks int                          // sent by all streams
 	due    int                          // before this chunk is the next look
-	files  map[uint32]chunk.Compression // of those that chunks were sent of, on a line that does not matter
-	packs  bool                         // the line is so slow that all are packed with zstd
-	paid   bool                         // the last look found it so slow
+	line   float64                      // bytes a second of a line that sending waits for; 0: it does not
+	found  float64                      // what the last look found
+	files  map[uint32]chunk.Compression // for such a line, by a sample of each
 
 	// Since the last look, of all streams together:
 	looked  time.Time
-	bytes   int           // raw
+	bytes   int           // on the wire
 	active  time.Duration // between the chunks of a stream
 	blocked time.Duration // of it, in sending
 }
@@ -31,8 +31,8 @@ type choice struct {
 // reckoned: the processors have other work as well.
 const packers = 2
 
-// rate is the raw bytes per second that all streams have moved since the last
-// look, for each that packs.
+// rate is the bytes per second that all streams have put on the wire since the
+// last look, for each that packs.
 func (s *choice) rate() float64 {
 	passed := max(time.Since(s.looked).Seconds(), 1e-6)
 	streams := s.active.Seconds() / passed
@@ -47,8 +47,8 @@ const (
 )
 
 // chooser picks the compression of a stream's next chunk. With "auto" it looks
-// at the first chunk of each file, and every so often at whether sending waits for
-// the line.
+// every so often at whether sending waits for the line, and then at the first
+// chunk of each file.
 type chooser struct {
 	auto  *choice // nil: always fixed
 	fixed chunk.Compression
@@ -82,79 +82,74 @@ func (c *chooser) next(codec *chunk.Codec, file uint32, raw []byte) chunk.Compre
 	s := c.auto
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, known := s.files[file]; !known {
-		if s.files == nil {
-			s.files = make(map[uint32]chunk.Compression)
-		}
-		s.files[file] = codec.Auto(raw, 0)
+	if s.chunks >= s.due {
+		s.look(s.waits())
 	}
-	if s.chunks == 0 || s.chunks >= s.due {
-		line := s.line()
-		sure := s.look(line > 0 && codec.Auto(raw, line) == chunk.Zstd)
-		s.looked, s.bytes, s.active, s.blocked = time.Now(), 0, 0, 0
-		s.due = s.chunks + lookEvery
-		if s.chunks == 0 || !sure {
-			s.due = s.chunks + lookSoon
-		}
+	c.took()
+	if s.line == 0 {
+		return chunk.None
 	}
-	c.took(len(raw))
-	return s.of(file)
+	with, known := s.files[file]
+	if !known {
+		with = codec.Auto(raw, s.line)
+		s.files[file] = with
+	}
+	return with
 }
 
 // plain says that the next chunk goes as it is and need not be looked at.
-func (c *chooser) plain(file uint32, size int) bool {
+func (c *chooser) plain(file uint32) bool {
 	s := c.auto
 	if s == nil {
 		return c.fixed == chunk.None
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	_, known := s.files[file]
-	if !known || s.chunks >= s.due || s.of(file) != chunk.None {
+	if with, known := s.files[file]; s.chunks >= s.due || s.line > 0 && (!known || with != chunk.None) {
 		return false
 	}
-	c.took(size)
+	c.took()
 	return true
 }
 
 // took counts a chunk. choice.mu is held.
-func (c *chooser) took(size int) {
+func (c *chooser) took() {
 	if c.last.IsZero() {
 		c.last = time.Now()
 	}
 	c.auto.chunks++
-	c.auto.bytes += size
 }
 
-// of is the choice for a file that was looked at.
-func (s *choice) of(file uint32) chunk.Compression {
-	if s.packs {
-		return chunk.Zstd
+// look takes the rate at which the line took bytes while sending waited for it, 0
+// when it did not. It is waited for when two looks in a row say so: a target whose
+// disk was busy for a moment is not a slow line.
+func (s *choice) look(found float64) {
+	line, sure := 0.0, found == 0 || s.found > 0
+	if sure {
+		line = found
 	}
-	return s.files[file]
+	if s.line == 0 || line == 0 || line < s.line/2 || line > s.line*2 { // else what was chosen for files stays
+		s.line, s.files = line, make(map[uint32]chunk.Compression)
+	}
+	s.due = s.chunks + lookEvery
+	if s.chunks == 0 || !sure {
+		s.due = s.chunks + lookSoon
+	}
+	s.found, s.looked, s.bytes, s.active, s.blocked = found, time.Now(), 0, 0, 0
 }
 
-// look takes what a look at the line says. zstd is taken when two looks in a row
-// find that it pays: a target whose disk was busy for a moment is not a slow line.
-// It gives false when the next look is to follow soon.
-func (s *choice) look(pays bool) (sure bool) {
-	sure = !pays || s.paid
-	s.packs, s.paid = pays && s.paid, pays
-	return sure
-}
-
-// line is the rate of the line, 0 unless most of the streams' time goes into
+// waits is the rate of the line, 0 unless most of the streams' time goes into
 // waiting for it. It is that of all streams: each has but a share of a line, and
 // a fast one is not to be taken for slow.
-func (s *choice) line() float64 {
+func (s *choice) waits() float64 {
 	if s.blocked <= s.active/2 {
 		return 0
 	}
 	return s.rate()
 }
 
-// sent notes how long a chunk took to send.
-func (c *chooser) sent(d time.Duration) {
+// sent notes how long a chunk took to send, and its bytes on the wire.
+func (c *chooser) sent(wire int, d time.Duration) {
 	s := c.auto
 	if s == nil {
 		return
@@ -166,6 +161,7 @@ func (c *chooser) sent(d time.Duration) {
 	if from.Before(s.looked) {
 		from = s.looked
 	}
+	s.bytes += wire
 	s.active += now.Sub(from)
 	s.blocked += min(d, now.Sub(from))
 	c.last = now

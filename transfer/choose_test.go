@@ -12,7 +12,7 @@ import (
 )
 
 // TestLineOfSeveralStreams: what counts for zstd is the line, not a stream's share of
-// it; what shrinks as this does gets at least S2.
+// it.
 func TestLineOfSeveralStreams(t *testing.T) {
 	data := content64(3, 1<<20) // packs to about a half
 	for _, tc := range []struct {
@@ -20,7 +20,7 @@ func TestLineOfSeveralStreams(t *testing.T) {
 		rate    float64 // MiB a second, of all
 		want    chunk.Compression
 	}{
-		{1, 300, chunk.S2}, {3, 300, chunk.S2}, {4, 300, chunk.S2}, {1, 50, chunk.Zstd}, {2, 110, chunk.Zstd}, {4, 110, chunk.Zstd},
+		{1, 300, chunk.None}, {3, 300, chunk.None}, {4, 300, chunk.None}, {1, 50, chunk.Zstd}, {2, 110, chunk.Zstd}, {4, 110, chunk.Zstd},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			codec, err := chunk.NewCodec(1)
@@ -36,13 +36,13 @@ func TestLineOfSeveralStreams(t *testing.T) {
 					for range 3 * lookEvery / tc.streams {
 						c.next(codec, 0, data)
 						<-time.After(takes)
-						c.sent(takes)
+						c.sent(len(data), takes)
 					}
 				})
 			}
 			wg.Wait()
-			if s.of(0) != tc.want {
-				t.Errorf("%d streams, %.0f MiB/s in all: chose %s, want %s", tc.streams, tc.rate, s.of(0), tc.want)
+			if got := s.files[0]; got != tc.want {
+				t.Errorf("%d streams, %.0f MiB/s in all: chose %s, want %s", tc.streams, tc.rate, got, tc.want)
 			}
 		})
 	}
@@ -70,7 +70,7 @@ func TestChoiceIsShared(t *testing.T) {
 				for range chunks {
 					used[c.next(codec, 0, text)]++
 					<-time.After(time.Second)
-					c.sent(blocked)
+					c.sent(len(text), blocked)
 				}
 			}
 		})
@@ -83,15 +83,15 @@ func TestChoiceIsShared(t *testing.T) {
 		due             int               // the next look
 	}{
 		"one stream that waits for the line": {1, 100, time.Second, chunk.Zstd, 2*lookSoon + lookEvery},
-		"one stream that does not":           {1, 60, 0, chunk.S2, lookSoon + lookEvery},
+		"one stream that does not":           {1, 60, 0, chunk.None, lookSoon + lookEvery},
 		"streams of a chunk each that wait":  {100, 1, time.Second, chunk.Zstd, 2*lookSoon + lookEvery},
 		"short streams that wait":            {10, 10, time.Second, chunk.Zstd, 2*lookSoon + lookEvery},
-		"short streams that do not":          {20, 3, 0, chunk.S2, lookSoon + lookEvery},
+		"short streams that do not":          {20, 3, 0, chunk.None, lookSoon + lookEvery},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, used := run(t, tc.streams, tc.chunks, tc.blocked)
-			if s.of(0) != tc.want || s.due < lookSoon || s.due > tc.due {
-				t.Errorf("chose %s, next look at %d of %d chunks; want %s, %d", s.of(0), s.due, s.chunks, tc.want, tc.due)
+			if got := s.files[0]; got != tc.want || s.due < lookSoon || s.due > tc.due {
+				t.Errorf("chose %s, next look at %d of %d chunks; want %s, %d", got, s.due, s.chunks, tc.want, tc.due)
 			}
 			if n := tc.streams * tc.chunks; used[tc.want] < n-2*lookSoon-8 {
 				t.Errorf("%s for %d of %d chunks: %v", tc.want, used[tc.want], n, used)
@@ -102,38 +102,43 @@ func TestChoiceIsShared(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fixed.share(&choice{packs: true, chunks: 1, due: 100})
+	fixed.share(&choice{line: 1, chunks: 1, due: 100})
 	if got := fixed.next(nil, 0, text); got != chunk.None {
 		t.Errorf("a stream that asked for none has %s", got)
 	}
 }
 
 // TestOneSlowMoment: a line that seems slow once is not packed for; one that
-// stays slow is.
+// stays slow is. Files are looked at again when it has become another one.
 func TestOneSlowMoment(t *testing.T) {
+	const mib = 1 << 20
 	for _, tc := range []struct {
-		pays  []bool // as the looks find
-		packs bool
-		sure  bool // of the last look
+		found []float64 // by the looks
+		line  float64
+		due   int // chunks until the next look
 	}{
-		{[]bool{false, true}, false, false},
-		{[]bool{false, true, false, true}, false, false},
-		{[]bool{false, true, true}, true, true},
-		{[]bool{false, true, true, false}, false, true},
-		{[]bool{true, true, false, true}, false, false},
+		{[]float64{0, 8 * mib}, 0, lookSoon},
+		{[]float64{0, 8 * mib, 0, 8 * mib}, 0, lookSoon},
+		{[]float64{0, 8 * mib, 9 * mib}, 9 * mib, lookEvery},
+		{[]float64{0, 8 * mib, 9 * mib, 12 * mib}, 9 * mib, lookEvery}, // much the same
+		{[]float64{0, 8 * mib, 9 * mib, 40 * mib}, 40 * mib, lookEvery},
+		{[]float64{0, 8 * mib, 9 * mib, 2 * mib}, 2 * mib, lookEvery},
+		{[]float64{0, 8 * mib, 9 * mib, 0}, 0, lookEvery},
+		{[]float64{0, 8 * mib, 9 * mib, 0, 9 * mib}, 0, lookSoon},
 	} {
-		s, sure := new(choice), false
-		for _, pays := range tc.pays {
-			sure = s.look(pays)
+		s := &choice{chunks: 1}
+		for _, found := range tc.found {
+			s.look(found)
 		}
-		if s.packs != tc.packs || sure != tc.sure {
-			t.Errorf("%v: packs %t, sure %t; want %t, %t", tc.pays, s.packs, sure, tc.packs, tc.sure)
+		if s.line != tc.line || s.due-s.chunks != tc.due {
+			t.Errorf("%v: a line of %.0f, next look after %d; want %.0f, %d", tc.found, s.line, s.due-s.chunks, tc.line, tc.due)
 		}
 	}
 }
 
-// TestEachFileIsLookedAt: files differ, and each is sent as its first chunk
-// advises; what is sent as it lies is looked at no more.
+// TestEachFileIsLookedAt: on a slow line files differ, and each is sent as its
+// first chunk advises; what is sent as it lies is looked at no more. On a line
+// that is not waited for nothing is.
 func TestEachFileIsLookedAt(t *testing.T) {
 	codec, err := chunk.NewCodec(1)
 	if err != nil {
@@ -147,22 +152,30 @@ func TestEachFileIsLookedAt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if c.plain(1) {
+		t.Error("a chunk goes unseen when a look is due")
+	}
+	if got := c.next(codec, 1, text); got != chunk.None || !c.plain(1) || !c.plain(2) {
+		t.Errorf("on a line that is not waited for: %s", got)
+	}
+	c.auto.look(1 << 20)
+	c.auto.look(1 << 20)
 	for file, tc := range []struct {
 		raw  []byte
 		want chunk.Compression
-	}{{noise, chunk.None}, {text, chunk.S2}, {noise, chunk.None}} {
-		if c.plain(uint32(file), len(tc.raw)) {
+	}{{noise, chunk.None}, {text, chunk.Zstd}, {noise, chunk.None}} {
+		if c.plain(uint32(file)) {
 			t.Errorf("file %d is sent before it was looked at", file)
 		}
 		if got := c.next(codec, uint32(file), tc.raw); got != tc.want {
 			t.Errorf("file %d: %s, want %s", file, got, tc.want)
 		}
-		if plain := c.plain(uint32(file), len(tc.raw)); plain != (tc.want == chunk.None) {
+		if plain := c.plain(uint32(file)); plain != (tc.want == chunk.None) {
 			t.Errorf("file %d: the next chunk is sent as it lies: %t", file, plain)
 		}
 	}
 	c.auto.due = c.auto.chunks
-	if c.plain(0, 1) {
+	if c.plain(0) {
 		t.Error("a chunk goes unseen when a look is due")
 	}
 }

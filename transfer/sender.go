@@ -150,7 +150,7 @@ func (s *sender) fileChunk(file, index int) error {
 // false when the chunk is to be read.
 func (s *sender) unread(file, index, size int) (sent bool, err error) {
 	seed, ok := s.seed.(FileSeed)
-	if !ok || size == 0 || !s.choice.plain(uint32(file), size) {
+	if !ok || size == 0 || !s.choice.plain(uint32(file)) {
 		return false, nil
 	}
 	f, offset, err := seed.OpenChunk(file, index)
@@ -203,7 +203,7 @@ func (s *sender) dispatch(raw, wire int, send func() error) error {
 		s.broken = true
 		return err
 	}
-	s.choice.sent(time.Since(start))
+	s.choice.sent(wire, time.Since(start))
 	s.chunks++
 	s.raw += uint64(raw)
 	s.wire += uint64(wire)

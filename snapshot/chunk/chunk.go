@@ -210,35 +210,23 @@ func s2Length(packed []byte, rawSize int) error {
 	return nil
 }
 
-// What Auto decides by: ratios of packed to raw bytes, and a rate.
+// What Auto decides by: a ratio of packed to raw bytes, and a rate.
 const (
 	worthwhile = 0.90      // above, packing is a waste on any line
-	cheap      = 0.55      // below, S2 pays even on a line that does not block
 	zstdRate   = 250 << 20 // raw bytes that zstd packs in a second, about
 )
 
 // Auto chooses a compression for what follows from a sample of it (a chunk or
 // less) and from the raw bytes per second that the line takes, 0 when sending
-// does not wait for the line. zstd's time pays when the line would take longer
-// for the bytes that it saves; a line that does not block is worth at most
-// S2's, and data that does not shrink neither.
+// does not wait for the line. Packing pays when the line would take longer for
+// the bytes that it saves.
 func (c *Codec) Auto(sample []byte, lineRate float64) Compression {
-	if len(sample) == 0 {
+	if len(sample) == 0 || lineRate <= 0 || lineRate >= zstdRate {
 		return None
 	}
 	sample = sample[:min(len(sample), Size)]
-	ratio := float64(len(s2.Encode(nil, sample))) / float64(len(sample))
-	if lineRate <= 0 {
-		if ratio <= cheap {
-			return S2
-		}
-		return None
-	}
-	if lineRate >= zstdRate {
-		return None // whatever it saves
-	}
 	packed, _ := c.Compress(nil, sample, Zstd)
-	ratio = float64(len(packed)) / float64(len(sample))
+	ratio := float64(len(packed)) / float64(len(sample))
 	if ratio <= worthwhile && lineRate < (1-ratio)*zstdRate {
 		return Zstd
 	}
