@@ -217,10 +217,9 @@ func TestUsersByCertificate(t *testing.T) {
 	}
 }
 
-// TestSignedTokens: a token that one member has signed is good at the others, also
-// after they were started again, until users change.
-func TestSignedTokens(t *testing.T) {
-	t.Parallel()
+// signedTokens makes keys and gives the --auth-token that signs with them.
+func signedTokens(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -238,8 +237,14 @@ func TestSignedTokens(t *testing.T) {
 	priv := write("priv.pem", "PRIVATE KEY", der, err)
 	der, err = x509.MarshalPKIXPublicKey(key.Public())
 	pub := write("pub.pem", "PUBLIC KEY", der, err)
-	spec := "jwt,sign-method=ES256,pub-key=" + pub + ",priv-key=" + priv + ",ttl=10m"
-	c := NewCluster(t, "--bcrypt-cost", "4", "--auth-token", spec)
+	return "jwt,sign-method=ES256,pub-key=" + pub + ",priv-key=" + priv + ",ttl=10m"
+}
+
+// TestSignedTokens: a token that one member has signed is good at the others, also
+// after they were started again, until users change.
+func TestSignedTokens(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--bcrypt-cost", "4", "--auth-token", signedTokens(t))
 	first := c.Start("n1")
 	second := c.Spawn("n2", "--join", first.Client)
 	second.WaitReady(startPatience)

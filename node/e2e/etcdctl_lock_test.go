@@ -5,6 +5,7 @@ package e2e
 import (
 	"bufio"
 	"context"
+	"io"
 	"os/exec"
 	"regexp"
 	"strings"
@@ -15,7 +16,9 @@ import (
 // ctlProcess is an etcdctl that goes on until it is interrupted.
 type ctlProcess struct {
 	e      etcdctl
+	args   []string
 	cmd    *exec.Cmd
+	stdin  io.WriteCloser
 	lines  *bufio.Scanner
 	stderr strings.Builder
 }
@@ -24,10 +27,13 @@ func (e etcdctl) begin(args ...string) *ctlProcess {
 	e.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), cliDeadline)
 	e.t.Cleanup(cancel)
-	p := &ctlProcess{e: e, cmd: exec.CommandContext(ctx, e.path, append([]string{"--endpoints", e.endpoints}, args...)...)}
+	p := &ctlProcess{e: e, args: args, cmd: exec.CommandContext(ctx, e.path, append([]string{"--endpoints", e.endpoints}, args...)...)}
 	p.cmd.Stderr = &p.stderr
 	out, err := p.cmd.StdoutPipe()
 	if err != nil {
+		e.t.Fatal(err)
+	}
+	if p.stdin, err = p.cmd.StdinPipe(); err != nil {
 		e.t.Fatal(err)
 	}
 	if err := p.cmd.Start(); err != nil {
@@ -37,30 +43,45 @@ func (e etcdctl) begin(args ...string) *ctlProcess {
 	return p
 }
 
+// hears gives the process a line to read.
+func (p *ctlProcess) hears(line string) {
+	p.e.t.Helper()
+	if _, err := io.WriteString(p.stdin, line+"\n"); err != nil {
+		p.e.t.Fatalf("etcdctl %v: %v\n%s", p.args, err, &p.stderr)
+	}
+}
+
 // says wants the next line to match.
 func (p *ctlProcess) says(pattern string) {
 	p.e.t.Helper()
 	if !p.lines.Scan() || !regexp.MustCompile("^"+pattern+"$").MatchString(p.lines.Text()) {
-		p.e.t.Fatalf("etcdctl %v said %q, want %s\n%s", p.cmd.Args[3:], p.lines.Text(), pattern, &p.stderr)
+		p.e.t.Fatalf("etcdctl %v said %q, want %s\n%s", p.args, p.lines.Text(), pattern, &p.stderr)
 	}
+	p.e.runs.note(true, p.args)
 }
 
-// interrupt asks the process to end, as Ctrl-C does, and waits.
-func (p *ctlProcess) interrupt() {
+// did counts the run of a process that says nothing.
+func (p *ctlProcess) did() { p.e.runs.note(true, p.args) }
+
+// interrupt asks the process to end, as Ctrl-C does, waits and gives what it said
+// meanwhile.
+func (p *ctlProcess) interrupt() (rest string) {
 	p.e.t.Helper()
 	if err := p.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		p.e.t.Fatal(err)
 	}
 	for p.lines.Scan() {
+		rest += p.lines.Text() + "\n"
 	}
 	_ = p.cmd.Wait() // it says by its exit code that it was interrupted
+	return rest
 }
 
 // ctlLocks locks and elects with etcdctl, whose client does it by itself with
 // keys, leases and watches; it leaves nothing.
 func ctlLocks(e etcdctl) {
 	e.t.Helper()
-	e.says(says{"lock l echo held", "held\n"})
+	e.says(says{"lock l --ttl 5 echo held", "held\n"})
 	holder := e.begin("lock", "l")
 	holder.says("l/[0-9a-f]+")
 	next := e.begin("lock", "l", "echo", "next")

@@ -145,7 +145,7 @@ func ctlQuorum(c *Cluster, e etcdctl, dead *Node) {
 	e.t.Helper()
 	dead.Kill()
 	c.awaitSilence(dead)
-	if r := e.run("--command-timeout", "1s", "--dial-timeout", "1s", "endpoint", "health", "--cluster"); r.Code != 1 ||
+	if r := e.run("endpoint", "health", "--cluster", "--command-timeout", "1s", "--dial-timeout", "1s"); r.Code != 1 ||
 		!strings.Contains(r.Stderr, dead.Client+" is unhealthy: failed to commit proposal") || strings.Count(r.Stdout, " is healthy: ") != 2 {
 		e.t.Errorf("health with a dead member: %s", r)
 	}

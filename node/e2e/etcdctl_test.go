@@ -11,15 +11,43 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// TestEtcdctl runs etcd's own command line tool against three processes, at a
-// follower: what it prints is what it prints for etcd.
+// TestEtcdctl runs etcd's own command line tool against processes: what it prints
+// is what it prints for etcd. Every command and flag that its help tells of is
+// run, or refused.
 func TestEtcdctl(t *testing.T) {
 	t.Parallel()
-	path := buildEtcdctl(t)
+	e := etcdctl{t: t, path: buildEtcdctl(t), runs: &ctlRuns{}}
+	t.Run("parts", func(t *testing.T) {
+		for _, part := range []struct {
+			name string
+			run  func(t *testing.T, e etcdctl)
+		}{
+			{"cluster", ctlCluster},
+			{"alone", ctlAlone},
+			{"secured", ctlSecured},
+			{"mirror", ctlMirror},
+			{"check", ctlCheck},
+			{"itself", ctlItself},
+		} {
+			t.Run(part.name, func(t *testing.T) {
+				t.Parallel()
+				part.run(t, e.in(t))
+			})
+		}
+	})
+	t.Run("every command", func(t *testing.T) {
+		for _, name := range e.runs.untried(e.in(t).commands(), ctlRefused, ctlLeftOut) {
+			t.Errorf("etcdctl %s", name)
+		}
+	})
+}
+
+// ctlCluster is of three members, at a follower.
+func ctlCluster(t *testing.T, e etcdctl) {
 	c, nodes := static(t)
 	leader := c.Leader()
 	others := slices.DeleteFunc(slices.Clone(nodes), func(n *Node) bool { return n == leader })
-	e := etcdctl{t: t, path: path}.at(others[0])
+	e = e.at(others[0])
 
 	ctlKeys(t, e, others[0])
 	ctlWatch(t, e)

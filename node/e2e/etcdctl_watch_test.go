@@ -40,6 +40,7 @@ func (e etcdctl) watch(args, want string, n int, once func()) {
 	}
 	cancel()
 	_ = cmd.Wait() // it was killed
+	e.runs.note(got == want, append([]string{"watch"}, strings.Fields(args)...))
 	if got != want {
 		e.t.Errorf("etcdctl watch %s:\n%q, want\n%q\n%s", args, got, want, &stderr)
 	}

@@ -39,6 +39,13 @@ type etcdctl struct {
 	t         *testing.T
 	path      string
 	endpoints string
+	runs      *ctlRuns // nil: nobody counts them
+}
+
+// in is the tool in a part of the test.
+func (e etcdctl) in(t *testing.T) etcdctl {
+	e.t = t
+	return e
 }
 
 // at is the tool pointed at other nodes.
@@ -64,6 +71,7 @@ func (e etcdctl) input(stdin string, args ...string) Result {
 	if err != nil && !errors.As(err, &exit) || ctx.Err() != nil {
 		e.t.Fatalf("etcdctl %s: %v, %v", strings.Join(args, " "), err, ctx.Err())
 	}
+	e.runs.note(err == nil, args)
 	return Result{Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
 }
 
