@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"strings"
 	"testing"
-	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -148,33 +147,26 @@ func (m mirror) revision(t *testing.T, client *clientv3.Client) int64 {
 // keys.
 func (m mirror) await(from, to string, n int) {
 	m.e.t.Helper()
-	deadline := time.Now().Add(waitPatience)
-	for {
-		want, got := prefixed(m.e.t, m.from, from), prefixed(m.e.t, m.to, to)
-		if len(want) != n {
-			m.e.t.Fatalf("%d keys at the source, want %d", len(want), n)
-		}
-		if differ := mirrored(want, got); differ == "" {
-			return
-		} else if time.Now().After(deadline) {
-			m.e.t.Fatalf("the target differs after %s: %s", waitPatience, differ)
-		}
+	want := prefixed(m.e.t, m.from, from)
+	if len(want) != n {
+		m.e.t.Fatalf("%d keys at the source, want %d", len(want), n)
 	}
+	m.c.Eventually("the mirror", func() error { return mirrored(want, prefixed(m.e.t, m.to, to)) })
 }
 
 // mirrored tells where two differ.
-func mirrored(want, got map[string]string) string {
+func mirrored(want, got map[string]string) error {
 	for key, value := range want {
 		if v, there := got[key]; !there || v != value {
-			return fmt.Sprintf("%q is %q, want %q", key, v, value)
+			return fmt.Errorf("%q is %q, want %q", key, v, value)
 		}
 	}
 	for key := range got {
 		if _, there := want[key]; !there {
-			return fmt.Sprintf("%q is there", key)
+			return fmt.Errorf("%q is there", key)
 		}
 	}
-	return ""
+	return nil
 }
 
 // prefixed is the keys of a prefix, without it, and their values.

@@ -19,8 +19,6 @@ func ctlSecured(t *testing.T, e etcdctl) {
 	c.Scheme, c.TLS = "https", clients.clientTLS(clients, "root")
 	n := c.Start("n1")
 	makeUsers(t, n.client(), "cfseed-seed")
-	open := NewCluster(t)
-	source := open.Start("source")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	token, err := n.client().Authenticate(ctx, "ada", "ada")
@@ -59,23 +57,32 @@ func ctlSecured(t *testing.T, e etcdctl) {
 		}
 	}
 
-	from := e.at(source)
+	source := NewCluster(t).Start("source")
+	dest := []string{"--dest-insecure-transport=false", "--dest-cacert", clients.ca(), "--dest-cert", cert, "--dest-key", key, "--dest-user", "ada"}
+	ctlMirrorInto(c, e.at(source), n.Client, dest, func() string { return e.must(ada("get", "a/2")...) })
+}
+
+// ctlMirrorInto mirrors from who lets everybody in to who asks; read reads a/2
+// there.
+func ctlMirrorInto(c *Cluster, from etcdctl, target string, dest []string, read func() string) {
+	t := from.t
+	t.Helper()
+	mirror := func(prefix, password string) []string {
+		return slices.Concat([]string{"make-mirror", "--prefix", prefix}, dest, []string{"--dest-password", password, target})
+	}
 	from.must("put", "a/2", "mirrored")
 	from.must("put", "b/1", "is not ada's")
-	dest := []string{"--dest-insecure-transport=false", "--dest-cacert", clients.ca(), "--dest-cert", cert, "--dest-key", key, "--dest-user", "ada"}
-	mirror := from.begin(slices.Concat([]string{"make-mirror", "--prefix", "a/"}, dest, []string{"--dest-password", "ada", n.Client})...)
+	going := from.begin(mirror("a/", "ada")...)
 	c.Eventually("the mirror", func() error {
-		got := e.must(ada("get", "a/2")...)
-		if got != "a/2\nmirrored\n" {
+		if got := read(); got != "a/2\nmirrored\n" {
 			return fmt.Errorf("%q", got)
 		}
 		return nil
 	})
-	mirror.did()
-	mirror.interrupt()
-	from.refused("etcdserver: permission denied", slices.Concat([]string{"make-mirror", "--prefix", "b/"}, dest, []string{"--dest-password", "ada", n.Client})...)
-	if r := from.run(slices.Concat([]string{"make-mirror"}, dest, []string{"--dest-password", "wrong", n.Client})...); r.Code == 0 ||
-		!strings.Contains(r.Stderr, "etcdserver: authentication failed, invalid user ID or password") {
+	going.did()
+	going.interrupt()
+	from.refused("etcdserver: permission denied", mirror("b/", "ada")...)
+	if r := from.run(mirror("a/", "wrong")...); r.Code == 0 || !strings.Contains(r.Stderr, "etcdserver: authentication failed, invalid user ID or password") {
 		t.Errorf("make-mirror with a wrong password: %s", r)
 	}
 }
