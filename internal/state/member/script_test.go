@@ -168,6 +168,8 @@ func (s *script) leaseOrConf(d *datadriven.TestData) (proto.Message, error) {
 		return s.change(envelope.BootstrapVoter, &entryv1.BootstrapVoter{
 			Id: id, Name: s.str(d, "name"), PeerUrls: s.list(d, "peer"),
 		}, ConfOp{AddVoter, id})
+	case "found":
+		return nil, s.found(d)
 	case "add-learner":
 		op := ConfOp{AddLearner, s.id(d)}
 		if d.HasArg("as-voter") {
@@ -213,6 +215,8 @@ func (s *script) result(d *datadriven.TestData, before string, rec proto.Message
 
 func (s *script) format(rec proto.Message) string {
 	switch r := rec.(type) {
+	case nil:
+		return s.print()
 	case *entryv1.ClusterRecord:
 		return fmt.Sprintf("cluster %d nonce %x version %d\n", r.GetClusterId(), shorten(r.GetGenesisNonce()), r.GetClusterVersion())
 	case *entryv1.SeedLease:
@@ -316,9 +320,13 @@ func (s *script) num(d *datadriven.TestData, key string) uint64 {
 	if v == "" {
 		return 0
 	}
+	return s.numOf(d, v)
+}
+
+func (s *script) numOf(d *datadriven.TestData, v string) uint64 {
 	n, err := strconv.ParseUint(v, 10, 64)
 	if err != nil {
-		s.t.Fatalf("%s: %s: %v", d.Pos, key, err)
+		s.t.Fatalf("%s: %v", d.Pos, err)
 	}
 	return n
 }

@@ -119,7 +119,7 @@ func TestScripts(t *testing.T) {
 
 func (s *script) run(d *datadriven.TestData, out *strings.Builder) error {
 	switch d.Cmd {
-	case "put", "delete", "txn", "compact":
+	case "put", "delete", "txn", "compact", "bump":
 		return s.write(func(b *store.Batch) error { return s.entry(b, d, out) })
 	case "range":
 		return s.read(func(v *store.View) error {
@@ -183,6 +183,11 @@ func (s *script) entry(b *store.Batch, d *datadriven.TestData, out *strings.Buil
 			printTxn(out, "", resp)
 		}
 		return err
+	}
+	if d.Cmd == "bump" {
+		var by uint64
+		d.ScanArgs(s.t, "by", &by)
+		return mvcc.Bump(b, by)
 	}
 	var rev int64
 	d.ScanArgs(s.t, "rev", &rev)
