@@ -84,9 +84,17 @@ func (c *crashes) clone(when string) {
 	}
 }
 
-// afterCrash checks a disk after a crash during a join: no node or a whole one,
-// and running the join again makes a whole one.
-func afterCrash(fs *vfs.MemFS, seed *Seed) (whole bool, err error) {
+// install is a way from a seed to a node, and the oracle of what comes of it.
+type install struct {
+	run   func(d *datadir.Dir, seed *Seed) error
+	whole func(fs vfs.FS, dir string, seed *Seed) error
+}
+
+func joining() install { return install{join, checkWhole} }
+
+// afterCrash checks a disk after a crash during an install: no node or a whole
+// one, and running it again makes a whole one.
+func (in install) afterCrash(fs *vfs.MemFS, seed *Seed) (whole bool, err error) {
 	d := datadir.At(fs, "node")
 	class, err := d.Classify()
 	if err != nil {
@@ -94,14 +102,14 @@ func afterCrash(fs *vfs.MemFS, seed *Seed) (whole bool, err error) {
 	}
 	switch class {
 	case datadir.Complete:
-		return true, checkWhole(fs, "node", seed)
+		return true, in.whole(fs, "node", seed)
 	case datadir.Foreign:
 		return false, errors.New("the directory is not recognised as ours")
 	}
-	if err := join(d, seed); err != nil {
+	if err := in.run(d, seed); err != nil {
 		return false, fmt.Errorf("run again: %w", err)
 	}
-	if err := checkWhole(fs, "node", seed); err != nil {
+	if err := in.whole(fs, "node", seed); err != nil {
 		return false, fmt.Errorf("run again: %w", err)
 	}
 	return false, nil
@@ -139,12 +147,12 @@ func TestCrashAtEveryOperation(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			mem := newCloneable()
 			start(t, datadir.At(mem, "node"), seed)
-			crashEverywhere(t, mem, seed)
+			joining().crashEverywhere(t, mem, seed)
 		})
 	}
 }
 
-func crashEverywhere(t *testing.T, mem cloneableFS, seed *Seed) {
+func (in install) crashEverywhere(t *testing.T, mem cloneableFS, seed *Seed) {
 	found := make(chan crash)
 	inj := &crashes{fs: mem, seeds: *crashSeeds, found: found}
 	var mu sync.Mutex
@@ -154,7 +162,7 @@ func crashEverywhere(t *testing.T, mem cloneableFS, seed *Seed) {
 		group.Go(func() error {
 			var first error
 			for c := range found { // to the end, or the join would wait
-				whole, err := afterCrash(c.fs, seed)
+				whole, err := in.afterCrash(c.fs, seed)
 				if err != nil && first == nil {
 					first = fmt.Errorf("%s: %w", c.what, err)
 				}
@@ -168,7 +176,7 @@ func crashEverywhere(t *testing.T, mem cloneableFS, seed *Seed) {
 			return first
 		})
 	}
-	err := join(datadir.At(errorfs.Wrap(mem, inj), "node"), seed)
+	err := in.run(datadir.At(errorfs.Wrap(mem, inj), "node"), seed)
 	inj.changing++
 	inj.clone("at the end")
 	close(found)

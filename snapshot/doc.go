@@ -68,6 +68,12 @@
 // whole node. A file whose sync failed is removed, never trusted again; the
 // stage is unusable after its first failed write.
 //
+// Found makes the member of a new cluster of it: between 2 and 3 the staged state
+// is opened, becomes that of the new cluster in one batch, is closed, synced and
+// looked at again. There is no 5, since the manifest speaks of another state. A
+// crash in between leaves a stage of which a part is not the seed's, and is
+// staged again.
+//
 // InstallState ends after 3, for a running member whose log is reset to the new
 // state by its owner.
 package snapshot

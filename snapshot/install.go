@@ -73,17 +73,32 @@ func (s *Stage) complete(id *datadir.Identity) error {
 
 // install does the steps from the move on; what is staged is verified.
 func (s *Stage) install(id datadir.Identity, o InstallOptions) error {
-	if err := s.move(1); err != nil {
+	o.Start.Position = s.m.Position
+	if err := s.place(o); err != nil {
 		return err
-	}
-	o.Raft.FS = s.fs
-	o.Start.Position, o.Start.State = s.m.Position, 1
-	if err := raftlog.Seed(s.d.Raft(), o.Raft, o.Start); err != nil {
-		return failure("install seed", s.d.Raft(), err)
 	}
 	if err := datadir.WriteFileSynced(s.fs, s.d.Manifest(), s.encoded); err != nil {
 		return err
 	}
+	return s.commit(id)
+}
+
+// place makes what is staged state-1, beside a log that begins at
+// o.Start.Position.
+func (s *Stage) place(o InstallOptions) error {
+	if err := s.move(1); err != nil {
+		return err
+	}
+	o.Raft.FS = s.fs
+	o.Start.State = 1
+	if err := raftlog.Seed(s.d.Raft(), o.Raft, o.Start); err != nil {
+		return failure("install seed", s.d.Raft(), err)
+	}
+	return nil
+}
+
+// commit writes the identity: the directory holds a node once it returns nil.
+func (s *Stage) commit(id datadir.Identity) error {
 	if err := s.d.CommitIdentity(id); err != nil {
 		// The file may be in place although its directory was not synced. A
 		// commit that may not last is none.

@@ -166,9 +166,9 @@ func (f *failing) MaybeError(op errorfs.Op) error {
 	return f.err
 }
 
-// failEach runs a join once for each operation of the kinds, which then fails,
+// failEach runs an install once for each operation of the kinds, which then fails,
 // until none is left, and gives the number of runs.
-func failEach(t *testing.T, seed *Seed, cause error, kinds func(op errorfs.Op) bool,
+func (in install) failEach(t *testing.T, seed *Seed, cause error, kinds func(op errorfs.Op) bool,
 	check func(t *testing.T, at errorfs.Op, fs cloneableFS, err error),
 ) int {
 	t.Helper()
@@ -176,7 +176,7 @@ func failEach(t *testing.T, seed *Seed, cause error, kinds func(op errorfs.Op) b
 		mem := newCloneable()
 		inj := &failing{k: k, err: cause, kinds: kinds}
 		guarded := &lockedInjector{inj: inj}
-		err := join(datadir.At(errorfs.Wrap(mem, guarded), "node"), seed)
+		err := in.run(datadir.At(errorfs.Wrap(mem, guarded), "node"), seed)
 		if !guarded.hit() {
 			if err != nil {
 				t.Fatalf("nothing failed, yet: %v", err)
@@ -200,7 +200,7 @@ func TestDiskFullAtEveryWrite(t *testing.T) {
 		}
 		return false
 	}
-	n := failEach(t, seed, syscall.ENOSPC, writes, func(t *testing.T, _ errorfs.Op, fs cloneableFS, err error) {
+	n := joining().failEach(t, seed, syscall.ENOSPC, writes, func(t *testing.T, _ errorfs.Op, fs cloneableFS, err error) {
 		if !fault.Is(err, fault.NoSpace) {
 			t.Errorf("got %v (%s)", err, fault.CodeOf(err))
 		}
@@ -232,7 +232,7 @@ func TestSyncErrorAtEverySync(t *testing.T) {
 		return false
 	}
 	afterCommit := 0
-	n := failEach(t, seed, syscall.EIO, syncs, func(t *testing.T, op errorfs.Op, fs cloneableFS, err error) {
+	n := joining().failEach(t, seed, syscall.EIO, syncs, func(t *testing.T, op errorfs.Op, fs cloneableFS, err error) {
 		if err == nil || !strings.Contains(err.Error(), syscall.EIO.Error()) {
 			t.Errorf("got %v", err)
 		}

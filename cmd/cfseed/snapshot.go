@@ -53,15 +53,10 @@ func inspectArchive(ctx context.Context, path string) (m *manifest.Manifest, siz
 		return nil, 0, fault.New(fault.Internal, "read archive", err)
 	}
 	a, err := archive.Open(f)
-	for err == nil {
-		if _, _, _, err = a.Next(); err == nil && ctx.Err() != nil {
-			err = fault.New(fault.Interrupted, "read archive", ctx.Err())
-		}
-	}
-	if !errors.Is(err, io.EOF) {
+	if err != nil {
 		return nil, 0, err
 	}
-	return a.Manifest(), info.Size(), nil
+	return a.Manifest(), info.Size(), a.Check(ctx)
 }
 
 // archiveResult is the JSON of both commands.

@@ -281,21 +281,14 @@ func pullArchive(ctx context.Context, cfg PullConfig) (out *PullOutcome, err err
 		return nil, err
 	}
 	before, began := stage.BytesDone(), time.Now()
-	for err == nil {
-		var (
-			file, index int
-			data        []byte
-		)
-		if file, index, data, err = a.Next(); err == nil {
-			err = errors.Join(stage.Put(file, index, data), ctx.Err())
-		}
+	err = stage.Fill(ctx, a, func() {
 		if cfg.Moved != nil {
 			moved := stage.BytesDone() - before
 			cfg.Moved(transfer.Progress{BytesDone: stage.BytesDone(), BytesTotal: a.Manifest().TotalBytes(), BytesWire: moved,
 				Rate: float64(moved) / max(time.Since(began).Seconds(), 1e-3)})
 		}
-	}
-	if !errors.Is(err, io.EOF) {
+	})
+	if err != nil {
 		return nil, errors.Join(err, stage.Close())
 	}
 	return install(ctx, cfg, stage, a.Manifest(), stage.BytesDone()-before)

@@ -168,6 +168,20 @@ func (a *Reader) Next() (file, index int, data []byte, err error) {
 	return file, index, data, nil
 }
 
+// Check reads what is left, to the end. nil says that all of it is right.
+func (a *Reader) Check(ctx context.Context) error {
+	for {
+		if err := ctx.Err(); err != nil {
+			return fault.New(fault.Interrupted, op, err)
+		}
+		if _, _, _, err := a.Next(); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+}
+
 // finish reads what is after the files.
 func (a *Reader) finish() error {
 	zeros := make([]byte, padding(contentSize(a.m, len(a.encoded))))
