@@ -121,7 +121,7 @@ func (n *node) live(ctx context.Context, class datadir.Class) error {
 	}
 	if _, staged := snapshot.StagedRoot(n.dir); staged {
 		return fault.Newf(fault.Refused, "node", "the directory holds a part of a seed").At(n.cfg.DataDir).
-			WithHint("go on with --join ENDPOINTS or `cfseed pull`; a new cluster needs an empty --data-dir")
+			WithHint("go on with --join ENDPOINTS, `cfseed pull` or `cfseed snapshot restore`; a new cluster needs an empty --data-dir")
 	}
 	id, err := n.bootstrap()
 	if err != nil {

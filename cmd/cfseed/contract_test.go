@@ -25,7 +25,7 @@ var contract = map[string]string{
 	"member token":     "output",
 	"snapshot save":    "",
 	"snapshot inspect": "",
-	"snapshot restore": "data-dir",
+	"snapshot restore": "data-dir name initial-cluster initial-cluster-token initial-advertise-peer-urls bump-revision mark-compacted",
 	"status":           "watch",
 	"get":              "endpoints prefix from-key rev limit sort-by order keys-only count-only hex",
 	"put":              "endpoints lease prev-kv hex",

@@ -20,7 +20,7 @@ func snapshotCommand(env *command.Env) *cli.Command {
 	return &cli.Command{
 		Name:        "snapshot",
 		Usage:       "Keep a member's data as one file",
-		Subcommands: []*cli.Command{snapshotSaveCommand(env), snapshotInspectCommand(env)},
+		Subcommands: []*cli.Command{snapshotSaveCommand(env), snapshotInspectCommand(env), snapshotRestoreCommand(env)},
 	}
 }
 

@@ -16,6 +16,9 @@
 //     a gap in the indexes, a body that can not be read, an I/O error. Nothing
 //     is committed, and the machine refuses every later entry.
 //
+// Found is the one change that is no entry's: a new cluster takes over the state
+// of another one.
+//
 // What an entry is lies in package envelope; what it does in packages mvcc
 // (keys), lease (etcd's leases), auth (users and roles) and member (membership and
 // seed leases).

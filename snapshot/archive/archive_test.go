@@ -190,6 +190,37 @@ func TestFailuresPass(t *testing.T) {
 	}
 }
 
+// TestCheck reads what Next has left, to the end.
+func TestCheck(t *testing.T) {
+	good := encode(t, sample(t, chunk.MinSize+1, 100, 300, 40, 0, 0))
+	bad := bytes.Clone(good)
+	bad[len(bad)-1] ^= 1
+	cancelled, cancel := context.WithCancel(t.Context())
+	cancel()
+	for name, c := range map[string]struct {
+		ctx  context.Context
+		b    []byte
+		skip int
+		code fault.Code
+	}{
+		"all": {t.Context(), good, 0, ""}, "the rest": {t.Context(), good, 2, ""}, "nothing": {t.Context(), good, 6, ""},
+		"a wrong hash": {t.Context(), bad, 0, fault.Corrupt}, "interrupted": {cancelled, good, 0, fault.Interrupted},
+	} {
+		a, err := Open(bytes.NewReader(c.b))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range c.skip {
+			if _, _, _, err := a.Next(); err != nil && !errors.Is(err, io.EOF) {
+				t.Fatal(err)
+			}
+		}
+		if err := a.Check(c.ctx); fault.CodeOf(err) != c.code {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 type full struct{ room int }
 
 func (f *full) Write(p []byte) (int, error) {
