@@ -234,12 +234,23 @@ func TestFillRefuses(t *testing.T) {
 	}
 }
 
+// smallSeed has few chunks: the tests of Install lose power between many.
+func smallSeed(t *testing.T) *Seed {
+	t.Helper()
+	src := newSource(t, vfs.NewMem(), "src/state-1")
+	src.fill(10, 1000)
+	return src.capture("src/seeds/a")
+}
+
 // The power goes before every change of the disk: no node, or a whole one, and
 // running it again makes a whole one, alike in every bit that counts.
 func TestFoundCrashAtEveryOperation(t *testing.T) {
-	seed := newTestSeed(t)
+	seed := smallSeed(t)
 	in := founding(t, seed)
 	t.Run("new directory", func(t *testing.T) { in.crashEverywhere(t, newCloneable(), seed) })
+	if testing.Short() {
+		return
+	}
 	t.Run("another seed staged", func(t *testing.T) {
 		mem := newCloneable()
 		starts()["another seed staged"](t, datadir.At(mem, "node"), seed)
@@ -249,7 +260,7 @@ func TestFoundCrashAtEveryOperation(t *testing.T) {
 
 // TestFoundSyncErrorAtEverySync: no sync that failed is passed over.
 func TestFoundSyncErrorAtEverySync(t *testing.T) {
-	seed := newTestSeed(t)
+	seed := smallSeed(t)
 	in := founding(t, seed)
 	syncs := func(op errorfs.Op) bool {
 		return op.Kind == errorfs.OpFileSync || op.Kind == errorfs.OpFileSyncData || op.Kind == errorfs.OpFileSyncTo
