@@ -107,7 +107,7 @@ func restoreShape(out *node.Restored, took time.Duration) restoreResult {
 }
 
 func writeRestore(w io.Writer, r restoreResult, dir string) {
-	fmt.Fprintf(w, "%s is member %s (%s) of the new cluster %s, of %d, at %s, revision %d: %s in %d files of cluster %s, %.2fs\n",
+	fmt.Fprintf(w, "%s is that of member %s (%s) of the new cluster %s, which has %d, at %s, revision %d: %s in %d files of cluster %s, %.2fs\n",
 		dir, r.MemberID, r.Name, r.ClusterID, len(r.Members), r.Position, r.Revision, output.Size(r.BytesTotal), r.Files, r.RestoredFrom.ClusterID, r.Seconds)
 	fmt.Fprintf(w, "start it with: cfseed node --name %s --data-dir %s ...\n", r.Name, dir)
 }
