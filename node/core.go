@@ -18,6 +18,10 @@ import (
 	"github.com/chainfire/cfseed/raftlog"
 )
 
+// leaderlessElections is how many election timeouts a write waits for a leader, as
+// long as a stream that requires one lives without.
+const leaderlessElections = 3
+
 // core is the Ready loop with its two workers. The loop is the only goroutine
 // that touches the replica; the append worker the only one that writes the
 // Raft log; the apply worker the only one that writes the state. They hand
@@ -26,20 +30,24 @@ import (
 // state (S8).
 type core struct {
 	replica *replica.Replica
+	leader  *leaderWatch
 	log     *raftlog.Log
 	state   *stateBox
 	tick    time.Duration
 	// patience bounds a request whose caller has no deadline, as etcd's request
 	// timeout does: a proposal that a follower forwarded may be lost silently.
-	patience  time.Duration
-	send      func([]*raftpb.Message)
-	onTick    func(*replica.Replica) error // on the loop, after each tick
-	onRole    func(raftloop.Role)          // on the loop; must not block
-	applied   func([]state.Result)         // on the apply worker, after each job
-	onResults func([]state.Result)         // on the loop, after each job, before those who wait hear of it
-	replacing func(next *state.Machine)    // on the apply worker, before anybody sees the state of a Raft snapshot
-	replaced  func()                       // ... and after that gave all tables anew
-	install   func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
+	patience time.Duration
+	// leaderless is how long a write waits for a leader; who asks goes on to another
+	// member then, which may have one.
+	leaderless time.Duration
+	send       func([]*raftpb.Message)
+	onTick     func(*replica.Replica) error // on the loop, after each tick
+	onRole     func(raftloop.Role)          // on the loop; must not block
+	applied    func([]state.Result)         // on the apply worker, after each job
+	onResults  func([]state.Result)         // on the loop, after each job, before those who wait hear of it
+	replacing  func(next *state.Machine)    // on the apply worker, before anybody sees the state of a Raft snapshot
+	replaced   func()                       // ... and after that gave all tables anew
+	install    func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
 
 	loops   loops
 	inbox   *queue[func(*replica.Replica) error]
@@ -189,15 +197,39 @@ func (c *core) Propose(ctx context.Context, kind envelope.Kind, body proto.Messa
 	return c.ProposeFor(ctx, nil, kind, body)
 }
 
-// ProposeFor is Propose for a client.
+// ProposeFor is Propose for a client. What an election has kept out of the log,
+// for certain, goes to the next leader, if that is soon.
 func (c *core) ProposeFor(ctx context.Context, client *envelope.Client, kind envelope.Kind, body proto.Message) (state.Result, error) {
 	b, err := proto.Marshal(body)
 	if err != nil {
 		return state.Result{}, fault.New(fault.Usage, "propose", err)
 	}
-	return c.await(ctx, func(r *replica.Replica, done func(state.Result, error)) uint64 {
-		return r.ProposeFor(client, kind, b, done)
-	})
+	ctx, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	var since time.Time // of the first try that failed
+	for {
+		res, err := c.await(ctx, func(r *replica.Replica, done func(state.Result, error)) uint64 {
+			return r.ProposeFor(client, kind, b, done)
+		})
+		if !replica.Leaderless(err) {
+			return res, err
+		}
+		if since.IsZero() {
+			since = time.Now()
+		}
+		left := c.leaderless - time.Since(since)
+		if left <= 0 {
+			return res, err
+		}
+		c.leader.wait(ctx, min(left, leaderPause))
+		select {
+		case <-ctx.Done():
+			return res, err
+		case <-c.done:
+			return res, errStopping()
+		default:
+		}
+	}
 }
 
 // ProposeConf commits a configuration change; only at the leader, one at a time.

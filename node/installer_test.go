@@ -27,10 +27,11 @@ import (
 // else: what it sends is lost, and the files of a snapshot are made up.
 type receiver struct {
 	*member
-	t      *testing.T
-	in     *installer
-	other  uint64 // the member that leads
-	during func(ctx context.Context, index uint64) error
+	t        *testing.T
+	in       *installer
+	other    uint64 // the member that leads
+	during   func(ctx context.Context, index uint64) error
+	proposed chan []byte // what it forwards to a leader
 }
 
 // inReceiver runs fn with the receiver, inside a bubble. The loop must not end
@@ -56,9 +57,10 @@ func inReceiver(t *testing.T, fn func(r *receiver)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := &receiver{member: m, t: t, in: m.installer, during: func(context.Context, uint64) error { return nil }}
+		r := &receiver{member: m, t: t, in: m.installer, proposed: make(chan []byte, 64),
+			during: func(context.Context, uint64) error { return nil }}
 		r.in.fetch = r.makeUp
-		m.core.send = func([]*raftpb.Message) {}
+		m.core.send = r.note
 		ctx, stop := context.WithCancel(context.Background())
 		defer stop()
 		ended := make(chan error, 1)
@@ -85,6 +87,15 @@ func inReceiver(t *testing.T, fn func(r *receiver)) {
 			t.Error(err)
 		}
 	})
+}
+
+// note keeps the proposals among what the member sends.
+func (r *receiver) note(sent []*raftpb.Message) {
+	for _, m := range sent {
+		if m.GetType() == raftpb.MsgProp {
+			r.proposed <- m.GetEntries()[0].GetData()
+		}
+	}
 }
 
 // makeUp makes the state of a message's snapshot, as pull would.

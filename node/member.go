@@ -171,7 +171,8 @@ func (m *member) assemble() (err error) {
 	m.quota = newQuota(n.cfg.Quota, m.state)
 	m.watches = watch.New(history{m.state}, watch.Options{ProgressInterval: n.cfg.WatchProgress, Fed: func(rev int64) { m.core.fed(rev) }})
 	m.stranded = &stranded{patience: strandedElections * n.cfg.Election}
-	m.core = &core{log: m.log, state: m.state, tick: n.cfg.Heartbeat, patience: requestPatience + 2*n.cfg.Election, loops: n.cfg.loops, done: make(chan struct{}),
+	m.core = &core{leader: m.leader, log: m.log, state: m.state, tick: n.cfg.Heartbeat, loops: n.cfg.loops,
+		patience: requestPatience + 2*n.cfg.Election, leaderless: leaderlessElections * n.cfg.Election, done: make(chan struct{}),
 		inbox: newQueue[func(*replica.Replica) error](), appends: newQueue[appendWork](), applies: newQueue[applyWork](),
 		onRole: n.metrics.role(func(r raftloop.Role) { m.lessor.Role(r); m.leader.set(r) })}
 	m.core.applied = func(results []state.Result) {

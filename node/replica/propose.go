@@ -195,20 +195,33 @@ func (r *Replica) finish(w *waiter, res state.Result, err error) {
 	}
 }
 
+// Why a request was not applied, for certain, that another leader may take.
+var (
+	errNoLeader   = errors.New("no leader")
+	errHandedOver = errors.New("leadership is being handed over")
+	errTakenPlace = errors.New("the leader changed and another entry took the place of the request")
+)
+
+// Leaderless reports whether a proposal ended for want of a leader that lasts. It
+// was not applied and never will be, so that it may be made again.
+func Leaderless(err error) bool {
+	return errors.Is(err, errNoLeader) || errors.Is(err, errHandedOver) || errors.Is(err, errTakenPlace)
+}
+
 // notProposed classes an error of the library's proposal calls.
 func (r *Replica) notProposed(kind envelope.Kind, err error) error {
 	if !errors.Is(err, raft.ErrProposalDropped) {
 		return err
 	}
 	s := r.loop.Status()
-	why := "too many bytes are waiting to be committed"
+	why := errors.New("too many bytes are waiting to be committed")
 	switch {
 	case s.Leader == raft.None:
-		why = "no leader"
+		why = errNoLeader
 	case s.Transferee != raft.None:
-		why = "leadership is being handed over"
+		why = errHandedOver
 	}
-	return fault.Newf(fault.Unreachable, kind.String(), "%s: %w", why, err).WithHint("try again")
+	return fault.Newf(fault.Unreachable, kind.String(), "%w: %w", why, err).WithHint("try again")
 }
 
 // place notes where the entries of waiting requests stand in the log, and finds

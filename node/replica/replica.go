@@ -11,7 +11,8 @@
 // No request hangs for the Replica's part:
 //
 //   - a proposal that was dropped fails at once; one whose place in the log went
-//     to another entry fails when that entry is applied;
+//     to another entry fails when that entry is applied (Leaderless tells both from
+//     those that may yet be applied);
 //   - a configuration change fails at once when another one may be pending or
 //     this node does not lead, and later when the library replaced it by an empty
 //     entry, or when leadership or term changed before it was applied;

@@ -83,7 +83,7 @@ func TestProposalWithoutALeader(t *testing.T) {
 	c.start(1, 1, 1, voters(1, 2, 3))
 	o := c.put(1, "x")
 	o.want(t, fault.Unreachable)
-	if !strings.Contains(o.err.Error(), "no leader") {
+	if !strings.Contains(o.err.Error(), "no leader") || !Leaderless(o.err) {
 		t.Errorf("%v", o.err)
 	}
 	c.change(1, state.RemoveNode, 2).want(t, fault.NotLeader)
@@ -96,7 +96,10 @@ func TestProposalDuringTransfer(t *testing.T) {
 	if err := c.nodes[1].r.TransferLeader(2); err != nil {
 		t.Fatal(err)
 	}
-	c.put(1, "x").want(t, fault.Unreachable)
+	o := c.put(1, "x")
+	if o.want(t, fault.Unreachable); !Leaderless(o.err) {
+		t.Errorf("%v", o.err)
+	}
 }
 
 func TestProposalOfTheWrongKind(t *testing.T) {
@@ -133,7 +136,9 @@ func TestLostProposalFails(t *testing.T) {
 	change.want(t, fault.NotLeader)
 	c.drop = nil
 	c.ticks(60)
-	lost.want(t, fault.NotLeader)
+	if lost.want(t, fault.NotLeader); !Leaderless(lost.err) || Leaderless(change.err) {
+		t.Errorf("%v; %v", lost.err, change.err)
+	}
 	for id, n := range c.nodes {
 		if slices.Contains(n.machine.bodies, "lost") {
 			t.Errorf("member %x applied it", id)
@@ -360,7 +365,7 @@ func TestSnapshotEndsWaiters(t *testing.T) {
 	if n.r.Restoring() != 0 || n.machine.applied < 20 {
 		t.Fatalf("restoring %d, applied %d", n.r.Restoring(), n.machine.applied)
 	}
-	if o.calls != 1 || o.err != nil && !fault.Is(o.err, fault.Timeout) {
+	if o.calls != 1 || o.err != nil && (!fault.Is(o.err, fault.Timeout) || Leaderless(o.err)) {
 		t.Errorf("waiter %+v", o)
 	}
 	if n.r.WouldRestore(&raftpb.Message{Type: raftpb.MsgApp.Enum()}) {

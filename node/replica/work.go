@@ -221,8 +221,7 @@ func (r *Replica) resolve(res state.Result) {
 	}
 	for _, id := range slices.Clone(r.placed[res.Index]) {
 		if w, ok := r.waiters[id]; ok {
-			r.finish(w, state.Result{}, fault.Newf(fault.NotLeader, w.kind.String(),
-				"the leader changed and another entry took the place of the request").WithHint("try again"))
+			r.finish(w, state.Result{}, fault.New(fault.NotLeader, w.kind.String(), errTakenPlace).WithHint("try again"))
 		}
 	}
 	delete(r.placed, res.Index)
