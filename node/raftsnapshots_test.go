@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,7 +37,7 @@ type seated struct {
 	end   func() error
 }
 
-// found starts members of one new cluster, at ports that are free now.
+// found starts members of one new cluster.
 func found(t *testing.T, names ...string) []*seated {
 	t.Helper()
 	return foundWith(t, func(*Config) {}, names...)
@@ -49,15 +48,9 @@ func foundWith(t *testing.T, change func(*Config), names ...string) []*seated {
 	t.Helper()
 	var out []*seated
 	var cluster []string
-	for _, name := range names {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		url := "http://" + l.Addr().String()
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+	addrs := freeAddrs(t, len(names))
+	for i, name := range names {
+		url := "http://" + addrs[i]
 		cluster = append(cluster, name+"="+url)
 		out = append(out, &seated{t: t, cfg: Config{Name: name, DataDir: filepath.Join(t.TempDir(), name),
 			ListenClient: []string{"http://127.0.0.1:0"}, ListenPeer: []string{url}, Rand: rand.Reader,
