@@ -103,6 +103,7 @@ func TestTargetDiskFull(t *testing.T) {
 	line.Rate(shape.Down, 8<<20)
 	pull := c.pull(n, line.Addr())
 	pull.await(line.NoticeAfter(12<<20), "the first bytes")
+	line.Rate(shape.Down, 1<<20) // until the disk is full
 	ballast := filepath.Join(filepath.Dir(n.DataDir), "ballast")
 	fillDisk(t, ballast)
 	ended(t, "pull onto a disk that fills up", pull.wait(60*time.Second), 1, "no_space")

@@ -27,6 +27,7 @@ func TestLeaderChangedMidPull(t *testing.T) {
 	line.Recount()
 	pull := c.pull(n, line.Addr())
 	pull.await(line.NoticeAfter(4<<20), "the first bytes")
+	line.Rate(shape.Down, 1<<20) // half a minute of it for what follows
 	term := c.MustAsk("status").Num("term")
 	old.Kill()
 	leader := c.Leader()
@@ -82,7 +83,9 @@ func TestTwoPullsAtOnce(t *testing.T) {
 	one, two := c.New("n2"), c.New("n3")
 	first := c.pull(one, line.Addr())
 	first.await(line.NoticeAfter(2<<20), "the first bytes")
+	line.Rate(shape.Down, 1<<20) // the first must not be over before
 	refused(t, "a second pull into the same directory", c.pull(one, line.Addr()).wait(30*time.Second), "in_use")
+	line.Rate(shape.Down, 8<<20)
 	second := c.pull(two, line.Addr())
 	second.await(line.NoticeAfter(6<<20), "bytes of both")
 	if names := seedsOf(t, source); len(names) != 1 {

@@ -158,8 +158,9 @@ func targetKilled(c *Cluster, line *shape.Proxy, name string, at int64) float64 
 	n := c.New(name)
 	line.Recount()
 	first := c.pull(n, line.Addr())
-	first.await(line.NoticeAfter(at), "the kill")
+	first.await(line.HoldAfter(at), "the kill")
 	first.kill()
+	gone(line)
 	notANode(c.t, n.DataDir)
 	r := c.pull(n, line.Addr()).ok(time.Minute)
 	resent := resentPercent(line.Bytes(shape.Down), uint64(r.Num("bytes_total")))
@@ -179,8 +180,9 @@ func targetKilled(c *Cluster, line *shape.Proxy, name string, at int64) float64 
 func sourceKilled(c *Cluster, source *Node, line *shape.Proxy, name string, at int64) float64 {
 	c.t.Helper()
 	r, resent := c.through(line, name, func(pull *command) {
-		pull.await(line.NoticeAfter(at), "the kill")
+		pull.await(line.HoldAfter(at), "the kill")
 		source.Kill()
+		gone(line)
 		next := line.NoticeAfter(128 << 10) // more than a greeting
 		source.startBehind(line)
 		ready := time.Now()

@@ -199,12 +199,14 @@ func TestByteCapReached(t *testing.T) {
 	const room = 16 << 20
 	pull := c.pull(n, line.Addr(), "--lease-bytes", "16MiB")
 	pull.await(line.NoticeAfter(8<<20), "the first bytes")
+	line.Rate(shape.Down, 512<<10) // until the lease has ended, however slow the writes are
 	member := memberNamed(c, n.Name)
 	if l := leaseIn(c.MustAsk("status"), member); l == nil || l.Num("cap_bytes") != room {
 		t.Fatalf("the lease is %v", l)
 	}
 	data.more(40)
 	c.awaitNoLeaseOf(member)
+	line.Rate(shape.Down, 2<<20)
 	lost := pull.wait(30 * time.Second)
 	ended(t, "a pull whose lease ended", lost, 1, "lease_lost")
 	if !strings.Contains(lost.Stderr, "forecast: ") { // what it said depends on how suddenly all was written

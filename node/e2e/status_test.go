@@ -17,16 +17,21 @@ func TestStatusShowsSeedsOfFollowers(t *testing.T) {
 	source := c.Followers()[0]
 	pulled, pushed := c.New("pulled"), c.StartAwaiting("pushed")
 	for _, seeding := range []struct {
-		target  *Node
-		command *command
+		target *Node
+		begin  func() *command
 	}{
-		{pulled, c.pull(pulled, source.Client, "--rate-limit", "2MiB", "--name", pulled.Name)},
-		{pushed, c.begin("push", "--from", source.Client, "--to", pushed.Peer, "--rate-limit", "2MiB", "--compression", "none")},
+		{pulled, func() *command {
+			return c.pull(pulled, source.Client, "--rate-limit", "512KiB", "--name", pulled.Name)
+		}},
+		{pushed, func() *command {
+			return c.begin("push", "--from", source.Client, "--to", pushed.Peer, "--rate-limit", "512KiB", "--compression", "none")
+		}},
 	} {
+		command := seeding.begin()
 		lease := c.seedOf(source, seeding.target)
 		percent := lease.Num("percent")
 		if rate := lease.Num("bytes_per_second"); rate <= 0 || rate > 16<<20 {
-			t.Errorf("%s gets %v bytes a second, want about 2 MiB", seeding.target.Name, rate)
+			t.Errorf("%s gets %v bytes a second, want about 512 KiB", seeding.target.Name, rate)
 		}
 		c.Eventually("progress of "+seeding.target.Name, func() error {
 			now := c.seedOf(source, seeding.target).Num("percent")
@@ -35,7 +40,7 @@ func TestStatusShowsSeedsOfFollowers(t *testing.T) {
 			}
 			return nil
 		})
-		seeding.command.kill()
+		command.kill()
 	}
 	c.EventuallyIn(time.Minute, "no seed in progress", func() error {
 		if seeds, ok := c.MustAsk("status").Path("seeds").([]any); !ok || len(seeds) > 0 {
