@@ -39,10 +39,7 @@ func rpcsOf(url string, srv *grpc.Server) []rpc {
 }
 
 // call makes the call with an empty message and gives the status.
-func (r rpc) call(t *testing.T, conn *grpc.ClientConn, patience time.Duration) error {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
+func (r rpc) call(ctx context.Context, conn *grpc.ClientConn) error {
 	if !r.client && !r.server {
 		return conn.Invoke(ctx, r.method, &emptypb.Empty{}, &emptypb.Empty{})
 	}
@@ -134,19 +131,23 @@ func TestAuthorizerGuardsEveryRPC(t *testing.T) {
 
 	deny.Store(true)
 	for _, r := range rpcs {
-		if err := r.call(t, conns[r.url], patience); status.Code(err) != codes.PermissionDenied {
+		if err := r.call(within(t), conns[r.url]); status.Code(err) != codes.PermissionDenied {
 			t.Errorf("denied: %s at %s: %v", r.method, r.url, err)
 		}
 	}
 	deny.Store(false)
-	before := asked.Load()
 	for _, r := range rpcs {
-		if err := r.call(t, conns[r.url], 100*time.Millisecond); status.Code(err) == codes.PermissionDenied {
+		before, ended := asked.Load(), make(chan error, 1)
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { ended <- r.call(ctx, conns[r.url]) }()
+		waitFor(t, r.method+" is asked for", func() bool { return asked.Load() > before || len(ended) > 0 })
+		if asked.Load() == before {
+			t.Errorf("%s at %s was let in without a question", r.method, r.url)
+		}
+		time.AfterFunc(100*time.Millisecond, cancel) // of a stream that stands, nothing more is to come
+		if err := <-ended; status.Code(err) == codes.PermissionDenied {
 			t.Errorf("allowed: %s at %s: %v", r.method, r.url, err)
 		}
-	}
-	if n := asked.Load() - before; n < int64(len(rpcs)) {
-		t.Errorf("asked %d times for %d calls", n, len(rpcs))
 	}
 }
 
@@ -163,12 +164,14 @@ func TestAuthorizerGuardsTheWaitingRoom(t *testing.T) {
 	conn := connect(t, n.peer)
 	srv := grpc.NewServer()
 	chainfirev1.RegisterAwaitServer(srv, chainfirev1.UnimplementedAwaitServer{})
-	for _, denied := range []bool{true, false} {
+	for denied, patience := range map[bool]time.Duration{true: patience, false: time.Second} {
 		deny.Store(denied)
 		for _, r := range rpcsOf(n.peer, srv) {
-			if err := r.call(t, conn, time.Second); (status.Code(err) == codes.PermissionDenied) != denied {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			if err := r.call(ctx, conn); (status.Code(err) == codes.PermissionDenied) != denied {
 				t.Errorf("%s, denied %t: %v", r.method, denied, err)
 			}
+			cancel()
 		}
 	}
 }

@@ -70,15 +70,15 @@ func TestLocksOfBothKinds(t *testing.T) {
 	if err := theirs.TryLock(within(t)); err != concurrency.ErrLocked {
 		t.Fatalf("two have the lock: %v", err)
 	}
-	// The service's holder is gone: nobody renews its lease.
-	short := session(t, one, 1)
-	short.Orphan()
+	// The service's holder goes: nobody renews its lease any more.
+	short := session(t, one, 2)
 	if _, err := one.Revoke(within(t), lease.ID); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := locks.Lock(within(t), &v3lockpb.LockRequest{Name: []byte("n"), Lease: int64(short.Lease())}); err != nil {
 		t.Fatal(err)
 	}
+	short.Orphan()
 	if err := theirs.Lock(within(t)); err != nil { // when the lease has run out
 		t.Fatal(err)
 	}

@@ -358,8 +358,13 @@ func TestHTTPBesideGRPC(t *testing.T) {
 	check := func(where string, want map[string]string) {
 		t.Helper()
 		for _, path := range slices.Sorted(maps.Keys(want)) {
-			if code, body := get(t, where+path); fmt.Sprint(code, " ", body) != want[path] {
-				t.Errorf("%s: %d %q, want %q", path, code, body, want[path])
+			var got string
+			if !waitsFor(func() bool { // an election may be under way
+				code, body := get(t, where+path)
+				got = fmt.Sprint(code, " ", body)
+				return got == want[path]
+			}) {
+				t.Errorf("%s: %q, want %q", path, got, want[path])
 			}
 		}
 	}

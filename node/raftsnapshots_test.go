@@ -70,6 +70,13 @@ func foundWith(t *testing.T, change func(*Config), names ...string) []*seated {
 // run starts the member, at first from nothing.
 func (s *seated) run() {
 	s.t.Helper()
+	s.open()
+	s.begin()
+}
+
+// open makes the member of what its directory holds; nothing happens yet.
+func (s *seated) open() {
+	s.t.Helper()
 	ready := make(chan struct{})
 	s.ready, s.cfg.Ready = ready, func(string) { close(ready) }
 	cfg, err := s.cfg.withDefaults()
@@ -90,10 +97,15 @@ func (s *seated) run() {
 	if s.member, err = n.openMember(id); err != nil {
 		s.t.Fatal(err)
 	}
-	m := s.member
-	if err := m.startRaft(); err != nil {
+	if err := s.member.startRaft(); err != nil {
 		s.t.Fatal(err)
 	}
+}
+
+// begin lets a member that was opened work, until it is ended.
+func (s *seated) begin() {
+	s.t.Helper()
+	m, n := s.member, s.member.n
 	ctx, stop := context.WithCancel(context.Background())
 	open, shut := context.WithCancel(context.Background())
 	g := errgroup.Group{}
@@ -155,6 +167,13 @@ func (s *seated) dropLog() {
 
 func waitFor(t *testing.T, what string, cond func() bool) {
 	t.Helper()
+	if !waitsFor(cond) {
+		t.Fatalf("not within %s: %s", patience, what)
+	}
+}
+
+// waitsFor reports whether a condition came to hold.
+func waitsFor(cond func() bool) bool {
 	ticker := time.NewTicker(5 * time.Millisecond)
 	defer ticker.Stop()
 	timeout := time.After(patience)
@@ -162,9 +181,10 @@ func waitFor(t *testing.T, what string, cond func() bool) {
 		select {
 		case <-ticker.C:
 		case <-timeout:
-			t.Fatalf("not within %s: %s", patience, what)
+			return false
 		}
 	}
+	return true
 }
 
 // behind gives two members and a third that is stopped and whose next entries
@@ -266,6 +286,7 @@ func (s *seated) staged() (largest int64) {
 // the rest.
 func TestRaftSnapshotAfterAStop(t *testing.T) {
 	rest, away, c := behind(t)
+	away.cfg.RateLimit = 256 << 10 // the rest takes longer than to stop it
 	away.run()
 	fetching(t, rest)
 	waitFor(t, "a chunk is staged", func() bool { return away.staged() >= 1<<20 })

@@ -21,7 +21,7 @@ func TestWatchAcrossARaftSnapshot(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			away.run()
+			away.open() // no snapshot comes before the watches are there
 			stream := away.watches.Open()
 			defer stream.Close()
 			for i, start := range []int64{0, 30} {
@@ -30,6 +30,7 @@ func TestWatchAcrossARaftSnapshot(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			away.begin()
 			got := map[int64][]int64{}
 			ended := int64(0)
 			for late := false; ; {
