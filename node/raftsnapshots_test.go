@@ -97,6 +97,7 @@ func (s *seated) open() {
 	if s.member, err = n.openMember(id); err != nil {
 		s.t.Fatal(err)
 	}
+	s.core.patience, s.core.leaderless = patience, patience // a request may be large, and the machine busy
 	if err := s.member.startRaft(); err != nil {
 		s.t.Fatal(err)
 	}
