@@ -18,6 +18,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/ports"
 	"github.com/chainfire/cfseed/internal/fault"
 )
 
@@ -40,8 +41,12 @@ func New(binary, dir string) *Cluster { return &Cluster{binary: binary, dir: dir
 // or waiting for a seed. more are further arguments of `cfseed node`.
 func (c *Cluster) Start(ctx context.Context, name string, more ...string) (*Process, error) {
 	p := &Process{Name: name, DataDir: filepath.Join(c.dir, name)}
-	p.args = append([]string{"node", "--name", name, "--data-dir", p.DataDir, "--listen-client-urls", "http://127.0.0.1:0",
-		"--listen-peer-urls", "http://127.0.0.1:0", "--quota-backend-bytes=-1", "--log-level", "warn"}, more...)
+	at, err := ports.Free(2)
+	if err != nil {
+		return nil, err
+	}
+	p.args = append([]string{"node", "--name", name, "--data-dir", p.DataDir, "--listen-client-urls", at[0],
+		"--listen-peer-urls", at[1], "--quota-backend-bytes=-1", "--log-level", "warn"}, more...)
 	if err := p.spawn(c.binary, filepath.Join(c.dir, name+".log")); err != nil {
 		return nil, err
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/measure"
+	"github.com/chainfire/cfseed/cmd/cfseed/internal/ports"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/netsec"
 )
@@ -47,13 +47,13 @@ type Process struct {
 // until all of them serve.
 func Start(ctx context.Context, binary, dir string, names ...string) (all []*Process, err error) {
 	var initial []string
-	for _, name := range names {
-		peer, err := freeURL()
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, &Process{name: name, dir: filepath.Join(dir, name), peer: peer})
-		initial = append(initial, name+"="+peer)
+	peers, err := ports.Free(len(names))
+	if err != nil {
+		return nil, err
+	}
+	for i, name := range names {
+		all = append(all, &Process{name: name, dir: filepath.Join(dir, name), peer: peers[i]})
+		initial = append(initial, name+"="+peers[i])
 	}
 	for _, p := range all {
 		if err := p.spawn(binary, "--initial-cluster", strings.Join(initial, ",")); err != nil {
@@ -100,9 +100,11 @@ func (p *Process) await(ctx context.Context) error {
 // spawn starts the process on free ports.
 func (p *Process) spawn(binary string, more ...string) (err error) {
 	p.binary = binary
-	if p.client, err = freeURL(); err != nil {
+	free, err := ports.Free(1)
+	if err != nil {
 		return err
 	}
+	p.client = free[0]
 	p.args = append([]string{"--name", p.name, "--data-dir", p.dir, "--listen-client-urls", p.client, "--advertise-client-urls", p.client,
 		"--listen-peer-urls", p.peer, "--initial-advertise-peer-urls", p.peer, "--quota-backend-bytes", Quota, "--log-level", "error"}, more...)
 	return p.Again()
@@ -166,10 +168,11 @@ func (p *Process) status(ctx context.Context) (*pb.StatusResponse, error) {
 
 // AddLearner adds a member that does not vote and starts it.
 func (p *Process) AddLearner(ctx context.Context, name string) (*Process, error) {
-	peer, err := freeURL()
+	free, err := ports.Free(1)
 	if err != nil {
 		return nil, err
 	}
+	peer := free[0]
 	added, err := pb.NewClusterClient(p.conn).MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{peer}, IsLearner: true})
 	if err != nil {
 		return nil, fault.New(fault.Internal, "etcd member add", err)
@@ -232,14 +235,4 @@ func (p *Process) LastWords() string {
 		return err.Error()
 	}
 	return strings.TrimSpace(string(text[max(0, len(text)-600):]))
-}
-
-// freeURL names a port of the loopback that was free a moment ago: etcd has to
-// be told which one it listens on.
-func freeURL() (string, error) {
-	l, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		return "", fault.New(fault.Internal, "find a port", err)
-	}
-	return "http://" + l.Addr().String(), l.Close()
 }
