@@ -6,7 +6,6 @@ import (
 	"errors"
 	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
@@ -23,7 +22,7 @@ func TestMemberRunsAgain(t *testing.T) {
 	lines := make(chan string, 4)
 	cfg, err := Config{Name: "again", DataDir: filepath.Join(t.TempDir(), "again"), ListenClient: []string{"http://127.0.0.1:0"},
 		ListenPeer: []string{"http://127.0.0.1:0"}, ListenMetrics: []string{"http://127.0.0.1:0"},
-		Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond, Rand: rand.Reader, Ready: func(line string) { lines <- line }}.withDefaults()
+		Heartbeat: soloHeartbeat, Election: soloElection, Rand: rand.Reader, Ready: func(line string) { lines <- line }}.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}

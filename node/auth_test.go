@@ -89,7 +89,7 @@ func clusterAs(t *testing.T, name string, at *running) chainfirev1.ClusterClient
 // restart.
 func TestUsersOfACluster(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "one")
-	cfg := Config{DataDir: dir, BcryptCost: 4}
+	cfg := several(Config{DataDir: dir, BcryptCost: 4})
 	one := start(t, "one", cfg).ready()
 	enableAuth(t, etcdClient(t, one))
 
@@ -98,8 +98,8 @@ func TestUsersOfACluster(t *testing.T) {
 	if !fault.Is(stranger.err, fault.Permission) {
 		t.Errorf("who joins as nobody ends with %v", stranger.err)
 	}
-	two := start(t, "two", Config{Join: []string{one.client}, User: loginAs(t, "op"), BcryptCost: 4}).ready()
-	three := start(t, "three", Config{AwaitSeed: true, BcryptCost: 4}).waiting()
+	two := start(t, "two", several(Config{Join: []string{one.client}, User: loginAs(t, "op"), BcryptCost: 4})).ready()
+	three := start(t, "three", several(Config{AwaitSeed: true, BcryptCost: 4})).waiting()
 	stream, err := clusterAs(t, "op", two).MemberAdd(within(t), &chainfirev1.MemberAddRequest{Name: "three", PeerUrls: []string{three.peer}})
 	for err == nil {
 		var msg *chainfirev1.MemberAddResponse
@@ -136,8 +136,8 @@ func TestUsersOfACluster(t *testing.T) {
 
 // TestTokenOfOneMember is known to the others, also to one that is behind.
 func TestTokenOfOneMember(t *testing.T) {
-	one := start(t, "one", Config{BcryptCost: 4}).ready()
-	two := start(t, "two", Config{Join: []string{one.client}, BcryptCost: 4}).ready()
+	one := start(t, "one", several(Config{BcryptCost: 4})).ready()
+	two := start(t, "two", several(Config{Join: []string{one.client}, BcryptCost: 4})).ready()
 	enableAuth(t, etcdClient(t, one))
 	for range 5 {
 		resp, err := pb.NewAuthClient(connect(t, one.client)).Authenticate(within(t), &pb.AuthenticateRequest{Name: "ada", Password: "ada"})

@@ -97,7 +97,7 @@ func TestAuthorizerGuardsEveryRPC(t *testing.T) {
 	ready := make(chan struct{})
 	cfg, err := Config{Name: "guarded", DataDir: filepath.Join(t.TempDir(), "guarded"),
 		ListenClient: []string{"http://127.0.0.1:0"}, ListenPeer: []string{"http://127.0.0.1:0"},
-		Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond, Rand: rand.Reader,
+		Heartbeat: soloHeartbeat, Election: soloElection, Rand: rand.Reader,
 		Ready: func(string) { close(ready) },
 		Authorize: func(context.Context, string) error {
 			asked.Add(1)

@@ -58,7 +58,7 @@ func TestLeasesAtAFollower(t *testing.T) {
 		t.Fatal(long, err)
 	}
 	least, err := c.Grant(ctx, 0) // one and a half elections, rounded up
-	if err != nil || least.TTL != 1 {
+	if err != nil || least.TTL != 2 {
 		t.Fatal(least, err)
 	}
 	short, err := c.Grant(ctx, 4)

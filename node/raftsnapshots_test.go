@@ -52,9 +52,12 @@ func foundWith(t *testing.T, change func(*Config), names ...string) []*seated {
 	for i, name := range names {
 		url := "http://" + addrs[i]
 		cluster = append(cluster, name+"="+url)
-		out = append(out, &seated{t: t, cfg: Config{Name: name, DataDir: filepath.Join(t.TempDir(), name),
-			ListenClient: []string{"http://127.0.0.1:0"}, ListenPeer: []string{url}, Rand: rand.Reader,
-			Heartbeat: 20 * time.Millisecond, Election: 200 * time.Millisecond}})
+		s := &seated{t: t, cfg: Config{Name: name, DataDir: filepath.Join(t.TempDir(), name),
+			ListenClient: []string{"http://127.0.0.1:0"}, ListenPeer: []string{url}, Rand: rand.Reader}}
+		if len(names) == 1 { // nobody else can be silent for so long
+			s.cfg.Heartbeat, s.cfg.Election = soloHeartbeat, soloElection
+		}
+		out = append(out, s)
 	}
 	for _, s := range out {
 		s.cfg.InitialCluster = strings.Join(cluster, ",")

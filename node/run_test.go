@@ -23,6 +23,19 @@ import (
 
 const patience = 30 * time.Second
 
+// The times of a member that is alone. Several have those of the product: on a
+// busy machine each of them may be silent for longer than these.
+const (
+	soloHeartbeat = 20 * time.Millisecond
+	soloElection  = 200 * time.Millisecond
+)
+
+// several adds the times of members that are not alone.
+func several(cfg Config) Config {
+	cfg.Heartbeat, cfg.Election = DefaultHeartbeat, DefaultElection
+	return cfg
+}
+
 // running is a node in this process.
 type running struct {
 	t      *testing.T
@@ -87,7 +100,9 @@ func start(t *testing.T, name string, cfg Config) *running {
 		cfg.DataDir = filepath.Join(t.TempDir(), name)
 	}
 	cfg.ListenClient, cfg.ListenPeer = []string{"http://127.0.0.1:0"}, []string{"http://127.0.0.1:0"}
-	cfg.Heartbeat, cfg.Election = 20*time.Millisecond, 200*time.Millisecond
+	if cfg.Election == 0 {
+		cfg.Heartbeat, cfg.Election = soloHeartbeat, soloElection
+	}
 	cfg.MemTableBytes = 1 << 20
 	cfg.Logger = slog.New(r.phases)
 	cfg.Ready = func(line string) { r.lines <- line }
@@ -191,12 +206,12 @@ func put(t *testing.T, c *clientv3.Client, key, value string) {
 // other ports, the end.
 func TestRunJoin(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "one")
-	one := start(t, "one", Config{DataDir: dir}).ready()
+	one := start(t, "one", several(Config{DataDir: dir})).ready()
 	c := etcdClient(t, one)
 	put(t, c, "a", "1")
 
-	two := start(t, "two", Config{Join: []string{one.client}}).ready()
-	three := start(t, "three", Config{AwaitSeed: true}).waiting()
+	two := start(t, "two", several(Config{Join: []string{one.client}})).ready()
+	three := start(t, "three", several(Config{AwaitSeed: true})).waiting()
 	stream, err := chainfirev1.NewClusterClient(connect(t, two.client)).MemberAdd(within(t),
 		&chainfirev1.MemberAddRequest{Name: "three", PeerUrls: []string{three.peer}})
 	if err != nil {
@@ -241,7 +256,7 @@ func TestRunJoin(t *testing.T) {
 
 	one.closes(patience) // the leader hands over
 	put(t, etcdClient(t, two, three), "c", "3")
-	one = start(t, "one", Config{DataDir: dir}).ready() // at other ports, which the others learn
+	one = start(t, "one", several(Config{DataDir: dir})).ready() // at other ports, which the others learn
 	res, err := etcdClient(t, one).Get(within(t), "c")
 	if err != nil || len(res.Kvs) != 1 {
 		t.Errorf("after the restart: %v, %v", res, err)
