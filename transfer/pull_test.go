@@ -156,14 +156,14 @@ func TestPullResumesLater(t *testing.T) {
 func TestPullFlippedBits(t *testing.T) {
 	seed := seedSpec{sizes: []int{40_000}}.build(t)
 	src := startSource(t, nil, []*memSeed{seed})
-	pull := func(way DialChannelFunc) (*memDisk, PullResult, error) {
+	pull := func(way DialChannelFunc, idle time.Duration) (*memDisk, PullResult, error) {
 		disk := newMemDisk()
 		cfg := pullConfig(disk, src.addr)
-		cfg.Compression, cfg.Parallel, cfg.IdleTimeout, cfg.DialChannel = "none", 2, 80*time.Millisecond, way
+		cfg.Compression, cfg.Parallel, cfg.IdleTimeout, cfg.DialChannel = "none", 2, idle, way
 		res, err := Pull(t.Context(), cfg)
 		return disk, res, err
 	}
-	if _, _, err := pull(dialChannel); err != nil {
+	if _, _, err := pull(dialChannel, 0); err != nil { // by default it is patient
 		t.Fatal(err)
 	}
 	clean := src.wire.count()
@@ -176,7 +176,7 @@ func TestPullFlippedBits(t *testing.T) {
 		if i%2 == 0 {
 			way = nil
 		}
-		disk, res, err := pull(way)
+		disk, res, err := pull(way, 80*time.Millisecond)
 		if err != nil {
 			failed++
 			t.Logf("bit %d of byte %d: %v", bit, at, err)

@@ -110,24 +110,29 @@ func TestSlots(t *testing.T) {
 }
 
 func TestSlotQueueIsBounded(t *testing.T) {
-	s := newSlots(1, 1, 20*time.Millisecond)
-	if err := s.acquire(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	waiting := make(chan error)
-	go func() { waiting <- s.acquire(t.Context()) }()
-	eventually(t, "one waits", func() bool { return s.waiting.Load() == 1 })
-	wantCode(t, s.acquire(t.Context()), fault.Unreachable)
-	wantCode(t, <-waiting, fault.Timeout)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := s.acquire(ctx); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	s.release()
-	if err := s.acquire(t.Context()); err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newSlots(1, 1, 20*time.Millisecond)
+		if err := s.acquire(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		waiting := make(chan error)
+		go func() { waiting <- s.acquire(t.Context()) }()
+		synctest.Wait()
+		if n := s.waiting.Load(); n != 1 {
+			t.Fatalf("%d wait", n)
+		}
+		wantCode(t, s.acquire(t.Context()), fault.Unreachable)
+		wantCode(t, <-waiting, fault.Timeout)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.acquire(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("cancelled: %v", err)
+		}
+		s.release()
+		if err := s.acquire(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // TestQueueIsTold: a pull that waits for a slot says so, soon and then now and
