@@ -145,7 +145,7 @@ func TestReadGoesOnAtTheNextEndpoint(t *testing.T) {
 	}}
 	slow := &member{answer: func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }}
 	good := &member{}
-	d := newDialer(t, Config{Timeout: 300 * time.Millisecond, Endpoints: []string{deadAddress(t), serve(t, broken), serve(t, follower), serve(t, slow), serve(t, good)}})
+	d := newDialer(t, Config{Timeout: 1500 * time.Millisecond, Endpoints: []string{deadAddress(t), serve(t, broken), serve(t, follower), serve(t, slow), serve(t, good)}})
 	if err := d.Read(t.Context(), "status", askStatus); err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +217,7 @@ func TestSilentEndpoint(t *testing.T) {
 	}
 	defer l.Close()
 	good := &member{}
-	d := newDialer(t, Config{Timeout: 200 * time.Millisecond, Endpoints: []string{l.Addr().String(), serve(t, good)}})
+	d := newDialer(t, Config{Timeout: 1500 * time.Millisecond, Endpoints: []string{l.Addr().String(), serve(t, good)}})
 	if err := d.Read(t.Context(), "status", askStatus); err != nil || good.calls.Load() != 1 {
 		t.Errorf("%v, good asked %d times", err, good.calls.Load())
 	}
