@@ -59,6 +59,9 @@ func (c *core) applyJob(job *replica.ApplyJob) error {
 	c.applied(results)
 	c.post(func(r *replica.Replica) error {
 		c.onResults(results)
+		if n := len(results); n > 0 {
+			c.told.Store(results[n-1].Index)
+		}
 		return r.ApplyDone(job, results)
 	})
 	return nil

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -45,6 +46,7 @@ type core struct {
 	onRole     func(raftloop.Role)          // on the loop; must not block
 	applied    func([]state.Result)         // on the apply worker, after each job
 	onResults  func([]state.Result)         // on the loop, after each job, before those who wait hear of it
+	onHanding  func()                       // on the loop, before the leadership is handed to another member
 	replacing  func(next *state.Machine)    // on the apply worker, before anybody sees the state of a Raft snapshot
 	replaced   func()                       // ... and after that gave all tables anew
 	install    func(*raftpb.Snapshot) (uint64, func() (*state.Machine, error), error)
@@ -55,6 +57,9 @@ type core struct {
 	applies *queue[applyWork]
 	done    chan struct{} // closed when the loop has ended
 	purge   purger
+
+	committed atomic.Uint64 // known before any other member or client can hear of it
+	told      atomic.Uint64 // up to which onResults was called
 }
 
 // appendWork is one thing for the append worker to do.
@@ -114,6 +119,7 @@ func (c *core) ready() error {
 		if err != nil || !ok {
 			return err
 		}
+		c.committed.Store(c.replica.Commit())
 		if w.Role != nil {
 			c.onRole(*w.Role)
 		}
@@ -148,6 +154,21 @@ func (c *core) do(ctx context.Context, fn func(*replica.Replica)) error {
 	case <-c.done:
 		return errStopping()
 	}
+}
+
+// behind reports whether something is committed that onResults was not called for.
+func (c *core) behind() bool { return c.told.Load() < c.committed.Load() }
+
+// handOver starts handing the leadership to a voter.
+func (c *core) handOver(ctx context.Context, to uint64) error {
+	var refused error
+	if err := c.do(ctx, func(r *replica.Replica) {
+		c.onHanding()
+		refused = r.TransferLeader(to)
+	}); err != nil {
+		return err
+	}
+	return refused
 }
 
 // status gives the replica's standing.
@@ -250,11 +271,21 @@ func (c *core) ProposeConf(ctx context.Context, change state.ConfChange, kind en
 // ReadIndex returns once everything committed before the call is applied here
 // (Raft thesis, section 6.4).
 func (c *core) ReadIndex(ctx context.Context) error {
+	return c.readIndex(ctx, func(*replica.Replica) error { return nil })
+}
+
+// readIndex is ReadIndex unless begin, which is called right before on the loop,
+// refuses.
+func (c *core) readIndex(ctx context.Context, begin func(*replica.Replica) error) error {
 	ctx, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	ch := make(chan error, 1)
 	var id uint64
 	c.post(func(r *replica.Replica) error {
+		if err := begin(r); err != nil {
+			ch <- err
+			return nil
+		}
 		id = r.ReadIndex(func(_ uint64, err error) { ch <- err })
 		return nil
 	})

@@ -62,7 +62,7 @@ func (e etcdBackend) Watch() etcdapi.Watches { return e.watches.Open() }
 
 func (e etcdBackend) Header() *pb.ResponseHeader {
 	m := e.b.state.machine()
-	return &pb.ResponseHeader{ClusterId: m.Cluster().GetClusterId(), MemberId: e.b.self, Revision: m.Revision(),
+	return &pb.ResponseHeader{ClusterId: m.ClusterID(), MemberId: e.b.self, Revision: m.Revision(),
 		RaftTerm: e.leader.term()}
 }
 

@@ -37,7 +37,7 @@ type leases struct {
 // hears of both in that order.
 func newLessor(m *member) *lessor.Lessor {
 	began := time.Now()
-	return lessor.New(lessor.Config{Options: m.n.cfg.lessor, Extend: m.n.cfg.Election,
+	return lessor.New(lessor.Config{Options: m.n.cfg.lessor, Extend: m.n.cfg.Election, Behind: m.core.behind,
 		Now: func() time.Duration { return time.Since(began) },
 		Read: func(then func([]lease.Lease)) {
 			m.core.applies.push(applyWork{run: func() error {
@@ -57,6 +57,9 @@ const leaderPause = 50 * time.Millisecond
 // keepAlive renews a lease, wherever the leader is, and gives its time to live
 // in seconds, 0 when there is no such lease.
 func (s *leases) keepAlive(ctx context.Context, id int64) (ttl int64, err error) {
+	if ttl, done := s.renewed(id); done {
+		return ttl, nil
+	}
 	req := &chainfirev1.KeepAliveRequest{Id: id}
 	res, err := askLeader(ctx, s, func(ctx context.Context, c chainfirev1.LeasesClient) (*chainfirev1.KeepAliveResponse, error) {
 		if c == nil {
@@ -65,6 +68,15 @@ func (s *leases) keepAlive(ctx context.Context, id int64) (ttl int64, err error)
 		return c.KeepAlive(ctx, req)
 	})
 	return res.GetTtl(), err
+}
+
+// renewed answers what needs nobody else: at the leader, all but a few.
+func (s *leases) renewed(id int64) (ttl int64, done bool) {
+	if s.leader.current() != s.b.self {
+		return 0, false
+	}
+	out, err := s.lessor.Renew(lessor.Confirmation{}, id)
+	return out.TTL, err == nil && !out.Unconfirmed && out.Verdict == policy.Renewed
 }
 
 // timeToLive tells of a lease, wherever the leader is.
@@ -116,21 +128,23 @@ func askLeader[R any](ctx context.Context, s *leases, call func(context.Context,
 func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveRequest) (*chainfirev1.KeepAliveResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.b.core.patience)
 	defer cancel()
-	if err := s.confirm(ctx); err != nil {
-		return nil, err
-	}
+	var by lessor.Confirmation
 	for {
-		var out lessor.Renewal
-		if err := s.onLoop(ctx, func(r *replica.Replica) (err error) { out, err = s.lessor.Renew(r, req.GetId()); return err }); err != nil {
+		out, err := s.lessor.Renew(by, req.GetId())
+		if err != nil {
 			return nil, err
 		}
-		switch out.Verdict {
-		case policy.Checkpointed:
+		switch {
+		case out.Unconfirmed:
+			if by, err = s.confirm(ctx); err != nil {
+				return nil, err
+			}
+		case out.Verdict == policy.Checkpointed:
 			if _, err := s.b.core.Propose(ctx, envelope.LeaseCheckpoint, &pb.LeaseCheckpointRequest{
 				Checkpoints: []*pb.LeaseCheckpoint{{ID: req.GetId()}}}); err != nil {
 				return nil, err
 			}
-		case policy.RanOut:
+		case out.Verdict == policy.RanOut:
 			select {
 			case <-out.Ended:
 			case <-ctx.Done():
@@ -144,7 +158,7 @@ func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveReques
 
 // TimeToLive tells of a lease at this member, which must lead.
 func (s *leases) TimeToLive(ctx context.Context, req *chainfirev1.TimeToLiveRequest) (*chainfirev1.TimeToLiveResponse, error) {
-	if err := s.confirm(ctx); err != nil {
+	if _, err := s.confirm(ctx); err != nil {
 		return nil, err
 	}
 	out := &chainfirev1.TimeToLiveResponse{}
@@ -160,17 +174,17 @@ func (s *leases) TimeToLive(ctx context.Context, req *chainfirev1.TimeToLiveRequ
 }
 
 // confirm makes sure that this member leads and has applied what was committed:
-// one round of the quorum, shared by all who ask at a time.
-func (s *leases) confirm(ctx context.Context) error {
-	if err := s.onLoop(ctx, func(r *replica.Replica) error {
-		if _, leading := r.Leads(); !leading {
-			return lessor.ErrNotLeading()
-		}
-		return nil
-	}); err != nil {
+// one round of the quorum, shared by all who ask at a time, and by those who renew
+// leases for a while afterwards.
+func (s *leases) confirm(ctx context.Context) (got lessor.Confirmation, err error) {
+	if err := s.b.core.readIndex(ctx, func(r *replica.Replica) (err error) {
+		got, err = s.lessor.Ask(r)
 		return err
+	}); err != nil {
+		return lessor.Confirmation{}, err
 	}
-	return s.b.core.ReadIndex(ctx)
+	s.lessor.Confirmed(got)
+	return got, nil
 }
 
 // onLoop runs fn on the Ready loop and gives its error.

@@ -17,7 +17,6 @@ import (
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/mvcc"
 	"github.com/chainfire/cfseed/node/etcdapi"
-	"github.com/chainfire/cfseed/node/replica"
 	"github.com/chainfire/cfseed/raftlog"
 	"github.com/chainfire/cfseed/snapshot"
 	"github.com/chainfire/cfseed/snapshot/archive"
@@ -157,12 +156,8 @@ func (s *maintenance) MoveLeader(ctx context.Context, to uint64) error {
 	if s.leader.current() == to {
 		return nil
 	}
-	var terr error
-	if err := s.core.do(ctx, func(r *replica.Replica) { terr = r.TransferLeader(to) }); err != nil {
+	if err := s.core.handOver(ctx, to); err != nil {
 		return err
-	}
-	if terr != nil {
-		return terr
 	}
 	for s.leader.current() != to {
 		if ctx.Err() != nil {

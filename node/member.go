@@ -212,7 +212,7 @@ func (m *member) assemble() (err error) {
 	m.core.onTick = func(r *replica.Replica) error {
 		return errors.Join(m.driver.tick(r), m.lessor.Tick(r), compactor.tick(r))
 	}
-	m.core.onResults = m.lessor.Applied
+	m.core.onResults, m.core.onHanding = m.lessor.Applied, m.lessor.HandOver
 	conns := &conns{dial: n.dial}
 	last, err := m.log.LastIndex()
 	if err != nil {
@@ -371,8 +371,7 @@ func (m *member) handOver() {
 	if best == 0 {
 		return
 	}
-	var terr error
-	if err := m.core.do(ctx, func(r *replica.Replica) { terr = r.TransferLeader(best) }); err != nil || terr != nil {
+	if err := m.core.handOver(ctx, best); err != nil {
 		return
 	}
 	for leader := m.leader.current(); ctx.Err() == nil && (leader == st.ID || leader == 0); leader = m.leader.current() {

@@ -150,6 +150,9 @@ func (m *Machine) Auth() *auth.Rules { return m.view().rules }
 // Cluster is the cluster's record, nil until it is known; a copy.
 func (m *Machine) Cluster() *entryv1.ClusterRecord { return clone(m.tables().cluster) }
 
+// ClusterID is the cluster's ID, 0 until it is known. It copies nothing.
+func (m *Machine) ClusterID() uint64 { return m.tables().cluster.GetClusterId() }
+
 // Members are all member records, removed ones included, by ID; copies.
 func (m *Machine) Members() []*entryv1.MemberRecord { return cloneAll(m.tables().members) }
 

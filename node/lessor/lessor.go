@@ -1,8 +1,19 @@
 // Package lessor keeps the time of etcd's leases while a member leads: it tells
 // the timers of package policy what happens, and proposes what they decide.
+//
+// A keep-alive is answered without an entry, so the answer must be one that the
+// next leader stands by. What makes it so is a read index that a quorum answered
+// in this member's term: no other leader began before it was asked for. The next
+// one gives each lease its whole time from its own beginning on, and Config.Extend
+// more. So a renewal less than Extend after a read index was asked for ends no
+// later here than there, whoever leads meanwhile, and one read index serves all
+// renewals for half of that (the other half is for clocks that differ in their
+// speed). No message has to be waited for in between, and a member that was cut
+// off renews nothing once that time is over.
 package lessor
 
 import (
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -27,18 +38,26 @@ type Config struct {
 	// before the call and before what comes after, and has then called between the
 	// calls of Applied for the one and the other.
 	Read func(then func([]lease.Lease))
+	// Behind reports, on any goroutine, whether something is committed that Applied
+	// has not seen: a lease may be gone already.
+	Behind func() bool
 }
 
 // Lessor belongs to the goroutine that owns the replica, so that whether this
-// member leads, what is decided and what is proposed are of one moment.
+// member leads, what is decided and what is proposed are of one moment. Renew,
+// the most frequent call by far, is for any goroutine.
 //
 // A new leader reads the leases before the entries of its term are applied. So
 // when a read index of that term is there, the timers are, too.
 type Lessor struct {
-	cfg     Config
+	cfg Config
+
+	mu      sync.Mutex
 	timers  *policy.Lessor
 	term    uint64                  // in which this member leads; 0: it does not
 	waiting map[int64]chan struct{} // closed at the end of a lease; however many wait, one
+	shared  Confirmation            // the newest one that a quorum gave
+	handing time.Duration           // until when the leadership may be on its way to another member
 }
 
 // New returns a Lessor of a member that does not lead.
@@ -48,11 +67,14 @@ func New(cfg Config) *Lessor {
 
 // Role follows the leadership.
 func (l *Lessor) Role(r raftloop.Role) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	leads := r.State == raft.StateLeader
 	if leads && r.Term == l.term {
 		return
 	}
 	l.timers.Demote()
+	l.shared, l.handing = Confirmation{}, 0
 	for id := range l.waiting {
 		l.wake(id)
 	}
@@ -62,6 +84,8 @@ func (l *Lessor) Role(r raftloop.Role) {
 	term := r.Term
 	l.term = term
 	l.cfg.Read(func(all []lease.Lease) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
 		if l.term == term {
 			l.timers.Promote(l.cfg.Now(), all, l.cfg.Extend)
 		}
@@ -71,11 +95,19 @@ func (l *Lessor) Role(r raftloop.Role) {
 // Applied takes what entries did to leases, before their callers hear of it.
 func (l *Lessor) Applied(results []state.Result) {
 	for _, res := range results {
-		for _, c := range res.Leases {
-			l.timers.Apply(l.cfg.Now(), c)
-			if c.Gone {
-				l.wake(c.ID)
-			}
+		if len(res.Leases) > 0 {
+			l.apply(res.Leases)
+		}
+	}
+}
+
+func (l *Lessor) apply(changes []lease.Change) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, c := range changes {
+		l.timers.Apply(l.cfg.Now(), c)
+		if c.Gone {
+			l.wake(c.ID)
 		}
 	}
 }
@@ -91,10 +123,7 @@ func (l *Lessor) wake(id int64) {
 // Tick proposes what is due. The entries carry this member's term: if another
 // one leads already they are never committed.
 func (l *Lessor) Tick(r *replica.Replica) error {
-	if l.timers.Len() == 0 || !inContact(r.Status()) {
-		return nil
-	}
-	w := l.timers.Tick(l.cfg.Now())
+	w := l.due(r)
 	for _, id := range w.Revoke {
 		if err := propose(r, envelope.LeaseRevoke, &pb.LeaseRevokeRequest{ID: id}); err != nil {
 			return err
@@ -110,6 +139,16 @@ func (l *Lessor) Tick(r *replica.Replica) error {
 	return propose(r, envelope.LeaseCheckpoint, req)
 }
 
+// due gives what the timers want.
+func (l *Lessor) due(r *replica.Replica) (w policy.LeaseWork) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.timers.Len() == 0 || !inContact(r.Status()) {
+		return w
+	}
+	return l.timers.Tick(l.cfg.Now())
+}
+
 // inContact reports whether a leader hears a quorum of the voters.
 func inContact(st replica.Status) bool {
 	active := 0
@@ -121,57 +160,18 @@ func inContact(st replica.Status) bool {
 	return st.IsLeader() && active > len(st.Voters)/2
 }
 
-// leads refuses when this member does not keep the time of leases now.
-func (l *Lessor) leads(r *replica.Replica) error {
-	if term, leading := r.Leads(); !leading || term != l.term || !l.timers.Leading() {
-		return ErrNotLeading()
-	}
-	return nil
-}
-
 // ErrNotLeading says that another member has to be asked.
 func ErrNotLeading() error {
 	return fault.Newf(fault.NotLeader, "lease", "this member does not lead").WithHint("ask again")
 }
 
-// Renewal is the outcome of one try to renew a lease.
-type Renewal struct {
-	Verdict policy.Verdict
-	TTL     int64 // seconds
-	// Ended is closed when a lease that ran out is revoked, or this member leads
-	// no more.
-	Ended <-chan struct{}
-}
-
-// Renew starts a lease's time again. Whoever calls it has made sure by a read
-// index that this member led after the lease's keep-alive came in.
-func (l *Lessor) Renew(r *replica.Replica, id int64) (Renewal, error) {
-	if err := l.leads(r); err != nil {
-		return Renewal{}, err
-	}
-	var out Renewal
-	if out.TTL, out.Verdict = l.timers.Renew(l.cfg.Now(), id); out.Verdict == policy.RanOut {
-		out.Ended = l.endOf(id)
-	}
-	return out, nil
-}
-
-// endOf is closed when the lease is revoked, or this member leads no more. All who
-// wait share it: an alarm may put the end off for long, and clients ask again.
-func (l *Lessor) endOf(id int64) <-chan struct{} {
-	ended := l.waiting[id]
-	if ended == nil {
-		ended = make(chan struct{})
-		l.waiting[id] = ended
-	}
-	return ended
-}
-
 // Left gives what is left of a lease and what was granted; granted 0 when there
 // is none.
 func (l *Lessor) Left(r *replica.Replica, id int64) (left time.Duration, granted int64, err error) {
-	if err := l.leads(r); err != nil {
-		return 0, 0, err
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if term, leading := r.Leads(); !leading || term != l.term || !l.timers.Leading() {
+		return 0, 0, ErrNotLeading()
 	}
 	left, granted, _ = l.timers.Left(l.cfg.Now(), id)
 	return left, granted, nil

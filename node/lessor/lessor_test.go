@@ -6,8 +6,10 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/lease"
+	"github.com/chainfire/cfseed/node/policy"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
 )
@@ -61,6 +63,77 @@ func TestLessorFollowsTheLeadership(t *testing.T) {
 	}
 	if l.timers.Leading() || len(l.waiting) != 0 {
 		t.Error("something is left of the leadership")
+	}
+}
+
+// TestWhatARenewalNeeds: a quorum that followed this member in its term, not long
+// ago, and nothing since that could have ended the lease.
+func TestWhatARenewalNeeds(t *testing.T) {
+	const extend, asked = time.Second, 10 * time.Second
+	mine := Confirmation{term: 2, asked: asked}
+	for name, c := range map[string]struct {
+		shared, own Confirmation
+		age         time.Duration
+		behind      bool
+		handing     bool
+		id          int64
+		want        bool // renewed
+	}{
+		"nothing was confirmed":                {id: 1},
+		"shared":                               {shared: mine, id: 1, want: true},
+		"shared, young enough":                 {shared: mine, age: extend/2 - 1, id: 1, want: true},
+		"shared, too old":                      {shared: mine, age: extend / 2, id: 1},
+		"shared, and more is committed":        {shared: mine, behind: true, id: 1},
+		"shared, before the leadership goes":   {shared: mine, handing: true, id: 1},
+		"shared, of an earlier term":           {shared: Confirmation{term: 1, asked: asked}, id: 1},
+		"shared, of a lease not known":         {shared: mine, id: 9},
+		"its own":                              {own: mine, id: 1, want: true},
+		"its own, though more is committed":    {own: mine, behind: true, id: 1, want: true},
+		"its own, while the leadership goes":   {own: mine, handing: true, id: 1, want: true},
+		"its own, as old as the next one adds": {own: mine, age: extend, id: 1},
+		"its own, young enough":                {own: mine, age: extend - 1, id: 1, want: true},
+		"its own, of an earlier term":          {own: Confirmation{term: 1, asked: asked}, id: 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := asked
+			var then func([]lease.Lease)
+			l := New(Config{Extend: extend, Now: func() time.Duration { return now }, Behind: func() bool { return c.behind },
+				Read: func(fn func([]lease.Lease)) { then = fn }})
+			if _, err := l.Renew(c.own, c.id); !fault.Is(err, fault.NotLeader) {
+				t.Fatalf("without leading: %v", err)
+			}
+			l.Role(raftloop.Role{State: raft.StateLeader, Term: 2})
+			then([]lease.Lease{{ID: 1, TTL: 60}})
+			l.Confirmed(c.shared)
+			if c.handing {
+				l.HandOver()
+			}
+			now += c.age
+			out, err := l.Renew(c.own, c.id)
+			if err != nil || out.Unconfirmed == c.want || (c.want && (out.Verdict != policy.Renewed || out.TTL != 60)) {
+				t.Errorf("%+v, %v", out, err)
+			}
+		})
+	}
+}
+
+// TestUnknownByItsOwnConfirmation: that a lease is gone is said after a quorum was
+// asked for it.
+func TestUnknownByItsOwnConfirmation(t *testing.T) {
+	var then func([]lease.Lease)
+	l := New(Config{Extend: time.Second, Now: func() time.Duration { return 0 }, Behind: func() bool { return false },
+		Read: func(fn func([]lease.Lease)) { then = fn }})
+	l.Role(raftloop.Role{State: raft.StateLeader, Term: 2})
+	then(nil)
+	if out, err := l.Renew(Confirmation{term: 2}, 9); err != nil || out.Unconfirmed || out.Verdict != policy.Unknown {
+		t.Errorf("%+v, %v", out, err)
+	}
+	l.HandOver()
+	l.Role(raftloop.Role{State: raft.StateLeader, Term: 3})
+	then([]lease.Lease{{ID: 1, TTL: 60}})
+	l.Confirmed(Confirmation{term: 3})
+	if out, err := l.Renew(Confirmation{}, 1); err != nil || out.Unconfirmed {
+		t.Errorf("a leadership that was handed over is remembered in the next one: %+v, %v", out, err)
 	}
 }
 

@@ -65,12 +65,14 @@ type Loop struct {
 	role  Role // last one handed out
 }
 
-// view is the part of the library's status that decides about contact.
+// view is the part of the library's status that decides about contact, and how
+// far the log is committed.
 type view struct {
-	state raft.StateType
-	term  uint64
-	vote  uint64
-	lead  uint64
+	state  raft.StateType
+	term   uint64
+	vote   uint64
+	lead   uint64
+	commit uint64
 }
 
 // maxHeldReads bounds the read index requests kept for a leader that has not
@@ -302,7 +304,7 @@ func (l *Loop) observe(m *raftpb.Message) error {
 
 func (l *Loop) view() view {
 	s := l.rn.BasicStatus()
-	return view{state: s.RaftState, term: s.GetTerm(), vote: s.GetVote(), lead: s.Lead}
+	return view{state: s.RaftState, term: s.GetTerm(), vote: s.GetVote(), lead: s.Lead, commit: s.GetCommit()}
 }
 
 func (l *Loop) setConf(cs *raftpb.ConfState) {

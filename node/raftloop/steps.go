@@ -228,6 +228,9 @@ func (l *Loop) VisitActive(fn func(id uint64)) {
 // Role gives who leads at present, which Ready may not have told yet.
 func (l *Loop) Role() Role { return l.currentRole() }
 
+// Commit gives how far the log is committed, as far as this node knows.
+func (l *Loop) Commit() uint64 { return l.prev.commit }
+
 // OwnTerm gives the index of the first entry of this leader's own term, 0 while
 // none was handed out or this node does not lead.
 func (l *Loop) OwnTerm() uint64 { return l.ownTerm }

@@ -70,6 +70,10 @@ func (r *Replica) Leads() (term uint64, leads bool) {
 	return role.Term, role.State == raft.StateLeader
 }
 
+// Commit gives how far the log is committed, as far as this node knows. It does
+// not allocate.
+func (r *Replica) Commit() uint64 { return r.loop.Commit() }
+
 // traceWork writes down what Ready handed out.
 func (r *Replica) traceWork(w Work) {
 	if r.cfg.Trace == nil {

@@ -24,7 +24,9 @@ const checkpointInterval = 4 * Second
 type leaseHistory struct {
 	calls []*LeaseCall
 	ended map[int64]int64
-	saved int // checkpoints applied, for tests that want some
+	// saved checkpoints were applied, and shared keep-alives answered by what a quorum
+	// had confirmed for another one; for tests that want some.
+	saved, shared int
 }
 
 // LeaseCall is a grant or a keep-alive. One that is never answered stays Pending.
@@ -38,6 +40,7 @@ type LeaseCall struct {
 // newLessor gives a node its timers, and the leases in the order of applying.
 func (n *Node) newLessor() *lessor.Lessor {
 	return lessor.New(lessor.Config{
+		Behind:  func() bool { st := n.rep.Status(); return st.Applied < st.Commit },
 		Options: policy.LessorOptions{CheckpointInterval: millis(checkpointInterval)}, Extend: millis(10 * Tick),
 		Now:  func() time.Duration { return millis(n.c.now - n.began) },
 		Read: func(then func([]lease.Lease)) { n.applies = append(n.applies, applyWork{read: then}) },
@@ -84,29 +87,39 @@ func (c *Cluster) Grant(node string, id, ttl int64) *LeaseCall {
 	})
 }
 
-// KeepAlive renews a lease at a node that leads; others refuse.
+// KeepAlive renews a lease at a node that leads, or did not long ago; others
+// refuse.
 func (c *Cluster) KeepAlive(node string, id int64) *LeaseCall {
 	call := &LeaseCall{ID: id, KeepAlive: true}
 	return c.leaseCall(node, call, func(n *Node) {
-		if _, leads := n.rep.Leads(); !leads {
-			c.endLeaseCall(call, lessor.ErrNotLeading())
-			return
-		}
-		n.rep.ReadIndex(func(_ uint64, err error) {
-			if err != nil {
-				c.endLeaseCall(call, err)
-				return
-			}
-			n.renew(call)
-		})
+		n.renew(call, lessor.Confirmation{})
 	})
 }
 
-func (n *Node) renew(call *LeaseCall) {
-	out, err := n.lessor.Renew(n.rep, call.ID)
+// confirm asks a quorum, and renews then.
+func (n *Node) confirm(call *LeaseCall) {
+	by, err := n.lessor.Ask(n.rep)
+	if err != nil {
+		n.c.endLeaseCall(call, err)
+		return
+	}
+	n.rep.ReadIndex(func(_ uint64, err error) {
+		if err != nil {
+			n.c.endLeaseCall(call, err)
+			return
+		}
+		n.lessor.Confirmed(by)
+		n.renew(call, by)
+	})
+}
+
+func (n *Node) renew(call *LeaseCall, by lessor.Confirmation) {
+	out, err := n.lessor.Renew(by, call.ID)
 	switch {
 	case err != nil:
 		n.c.endLeaseCall(call, err)
+	case out.Unconfirmed:
+		n.confirm(call)
 	case out.Verdict == policy.RanOut:
 		n.c.endLeaseCall(call, fault.Newf(fault.Timeout, "renew", "lease %d has run out", call.ID))
 	case out.Verdict == policy.Checkpointed:
@@ -116,12 +129,14 @@ func (n *Node) renew(call *LeaseCall) {
 				n.c.endLeaseCall(call, err)
 				return
 			}
-			n.renew(call)
+			n.renew(call, by)
 		}); err != nil {
 			n.c.breach("%s: %v", n.name, err)
 		}
 	default:
-		call.TTL = out.TTL
+		if call.TTL = out.TTL; by == (lessor.Confirmation{}) {
+			n.c.leases.shared++
+		}
 		n.c.endLeaseCall(call, nil)
 	}
 }

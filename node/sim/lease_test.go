@@ -4,13 +4,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
 )
 
 // TestLeasesUnderFaults: whatever crashes, leads or is cut off, no lease ends
 // before the time its client was told last, and in the end all are gone from
 // every node, with their keys.
 func TestLeasesUnderFaults(t *testing.T) {
-	ended, kept, saved, seeds := 0, 0, 0, uint64(6)
+	ended, kept, saved, shared, seeds := 0, 0, 0, 0, uint64(6)
 	if testing.Short() {
 		seeds = 2
 	}
@@ -24,8 +26,9 @@ func TestLeasesUnderFaults(t *testing.T) {
 			x.c.Grant(nodes[x.rng.IntN(len(nodes))].Name(), next, 1+x.rng.Int64N(30))
 			for range 6 {
 				x.c.RunFor(x.rng.Int64N(600))
-				if l := x.c.Leader(); l != nil {
-					x.c.KeepAlive(l.Name(), max(1, next-x.rng.Int64N(12)))
+				id := max(1, next-x.rng.Int64N(12))
+				for _, n := range x.c.Nodes() { // more than one may believe that it leads
+					x.c.KeepAlive(n.Name(), id)
 				}
 			}
 			x.harmLeader()
@@ -54,11 +57,11 @@ func TestLeasesUnderFaults(t *testing.T) {
 				kept++
 			}
 		}
-		ended, saved = ended+len(x.c.leases.ended), saved+x.c.leases.saved
+		ended, saved, shared = ended+len(x.c.leases.ended), saved+x.c.leases.saved, shared+x.c.leases.shared
 		x.must(x.c.Close())
 	}
-	if ended == 0 || kept == 0 || saved == 0 {
-		t.Errorf("%d leases ended, %d keep-alives were answered, %d checkpoints were applied", ended, kept, saved)
+	if ended == 0 || kept == 0 || saved == 0 || shared == 0 {
+		t.Errorf("%d leases ended, %d keep-alives were answered, %d of them at once, %d checkpoints were applied", ended, kept, shared, saved)
 	}
 }
 
@@ -102,6 +105,41 @@ func TestLeaseAcrossLeaders(t *testing.T) {
 	// Without checkpoints each leader would have begun anew.
 	if took, most := h.leases.ended[1]-call.Start, ttl*Second+changes*(checkpointInterval+3*Second); took < ttl*Second || took > most {
 		t.Errorf("a lease of %d seconds took %d units and %d changes of leader, at most %d", ttl, took, changes, most)
+	}
+}
+
+// TestDeposedLeaderRenews: a leader that hands over and hears nothing of it goes on
+// answering for a while, and what it says holds under the next one.
+func TestDeposedLeaderRenews(t *testing.T) {
+	const ttl, step = 3, Second / 20
+	answered := 0
+	for offset := range int64(10) { // of the leader's own look at its quorum
+		h := found(t, "a", "b", "c")
+		a := h.lead("a")
+		grant := h.Grant("a", 1, ttl)
+		h.waitFor("the grant", func() bool { return grant.Outcome == OK })
+		h.RunFor(offset * Tick)
+		confirmed := h.KeepAlive("a", 1)
+		h.waitFor("the keep-alive", func() bool { return confirmed.Outcome == OK })
+		h.Intercept(func(to *Node, _ *raftpb.Message) bool { return to != a })
+		h.must(a.rep.TransferLeader(h.nodes["b"].ID()))
+		a.pump()
+		h.waitFor("the next leader", func() bool { _, leads := h.nodes["b"].rep.Leads(); return leads })
+		for range 3 * Second / step {
+			call := h.KeepAlive("a", 1)
+			h.RunFor(step)
+			if call.Outcome == OK && call.TTL == ttl {
+				answered++
+			}
+		}
+		h.Intercept(nil)
+		h.waitFor("the end of the lease", func() bool { _, ended := h.leases.ended[1]; return ended })
+		for _, b := range h.Check() {
+			t.Errorf("offset %d: %s", offset, b)
+		}
+	}
+	if answered == 0 {
+		t.Error("the deposed leader answered nothing")
 	}
 }
 
