@@ -57,13 +57,13 @@ func (c *core) applyJob(job *replica.ApplyJob) error {
 		results = append(results, res)
 	}
 	c.applied(results)
-	c.post(func(r *replica.Replica) error {
-		c.onResults(results)
-		if n := len(results); n > 0 {
-			c.told.Store(results[n-1].Index)
-		}
-		return r.ApplyDone(job, results)
-	})
+	c.onResults(results)
+	if n := len(results); n > 0 {
+		c.told.Store(results[n-1].Index)
+	}
+	// What a caller has the loop do next comes after this.
+	c.post(func(r *replica.Replica) error { return r.ApplyDone(job, results) })
+	job.Answer(results)
 	return nil
 }
 

@@ -32,9 +32,9 @@ type leases struct {
 	leader *leaderWatch
 }
 
-// newLessor keeps the time of leases on the Ready loop and reads them on the
-// apply worker, in the queue before what is handed out afterwards; the loop
-// hears of both in that order.
+// newLessor keeps the time of leases. It hears of roles on the Ready loop, and on the
+// apply worker of what is applied; there they are read, in the queue before what is
+// handed out afterwards.
 func newLessor(m *member) *lessor.Lessor {
 	began := time.Now()
 	return lessor.New(lessor.Config{Options: m.n.cfg.lessor, Extend: m.n.cfg.Election, Behind: m.core.behind,
@@ -45,7 +45,7 @@ func newLessor(m *member) *lessor.Lessor {
 				if err != nil {
 					return err
 				}
-				m.core.post(func(*replica.Replica) error { then(all); return nil })
+				then(all)
 				return nil
 			}})
 		}})

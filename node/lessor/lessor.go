@@ -43,9 +43,9 @@ type Config struct {
 	Behind func() bool
 }
 
-// Lessor belongs to the goroutine that owns the replica, so that whether this
-// member leads, what is decided and what is proposed are of one moment. Renew,
-// the most frequent call by far, is for any goroutine.
+// Lessor is used by the goroutine that owns the replica, so that whether this
+// member leads, what is decided and what is proposed are of one moment, and by the
+// one that applies. Renew, the most frequent call by far, is for any goroutine.
 //
 // A new leader reads the leases before the entries of its term are applied. So
 // when a read index of that term is there, the timers are, too.

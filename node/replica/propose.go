@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -20,6 +21,7 @@ type waiter struct {
 	id    uint64
 	kind  envelope.Kind
 	done  Done
+	told  atomic.Bool // done was called
 	conf  bool
 	index uint64 // where its entry was seen in the log; 0: not yet
 	term  uint64
@@ -190,7 +192,12 @@ func (r *Replica) forget(w *waiter) {
 
 func (r *Replica) finish(w *waiter, res state.Result, err error) {
 	r.forget(w)
-	if w.done != nil {
+	w.tell(res, err)
+}
+
+// tell calls done, once.
+func (w *waiter) tell(res state.Result, err error) {
+	if w.done != nil && w.told.CompareAndSwap(false, true) {
 		w.done(res, err)
 	}
 }

@@ -6,7 +6,8 @@
 // Its owner calls it from one goroutine, asks Ready after each event, carries the
 // work out (appends in order, applies in order, the two independent of each
 // other) and reports each job. Callbacks run inside those calls, on the same
-// goroutine, and may call the Replica again.
+// goroutine, and may call the Replica again; only those that ApplyJob.Answer calls
+// run elsewhere.
 //
 // No request hangs for the Replica's part:
 //
@@ -66,7 +67,20 @@ type ApplyJob struct {
 	Entries []state.Entry
 	// changes holds the library's form of each configuration change, by position.
 	changes map[int]*raftpb.ConfChange
+	waiters []*waiter // of the entries, by position; nil: nobody's, or of a change
 	job     *raftloop.ApplyJob
+}
+
+// Answer tells those who wait for the job's entries, changes of the configuration
+// excepted, how they ended: before ApplyDone is called, and on any goroutine, so
+// that an answer need not wait for the Replica's. Their callbacks must be made for
+// that, and must not call the Replica. ApplyDone tells whoever is left.
+func (j *ApplyJob) Answer(results []state.Result) {
+	for i, w := range j.waiters {
+		if w != nil && i < len(results) && results[i].RequestID == w.id {
+			w.tell(results[i], results[i].Err)
+		}
+	}
 }
 
 // Work is what is to be done now.

@@ -411,6 +411,44 @@ func TestApplyDoneChecksResults(t *testing.T) {
 	}
 }
 
+// TestAnswerComesOnce: who waits for an entry may be told on another goroutine, as
+// soon as it is applied, and is told once; who waits for a change is told when it is
+// in force.
+func TestAnswerComesOnce(t *testing.T) {
+	c := three(t)
+	n := c.nodes[1]
+	n.manual = true
+	put, dropped := c.put(1, "x"), c.put(1, "y")
+	n.r.Cancel(n.r.nextID)
+	change := c.change(1, state.AddLearner, 9)
+	for len(n.work.Applies) == 0 {
+		c.settle()
+		c.append(1)
+	}
+	c.settle()
+	for _, j := range n.work.Applies {
+		var rs []state.Result
+		for _, e := range j.Entries {
+			rs = append(rs, n.machine.apply(e))
+		}
+		told := make(chan struct{})
+		go func() { defer close(told); j.Answer(rs) }()
+		<-told
+		if change.calls != 0 {
+			t.Fatalf("a change was answered before it was in force: %+v", change)
+		}
+		if len(rs) > 1 && put.calls != 1 {
+			t.Errorf("not answered: %+v", put)
+		}
+		if err := n.r.ApplyDone(j, rs); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if put.calls != 1 || put.err != nil || put.res.RequestID == 0 || dropped.calls != 0 || change.calls != 1 || change.err != nil {
+		t.Errorf("put %+v, cancelled %+v, change %+v", put, dropped, change)
+	}
+}
+
 func TestForwardedChangeIsDropped(t *testing.T) {
 	c := three(t)
 	for name, data := range map[string][]byte{

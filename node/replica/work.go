@@ -63,7 +63,7 @@ func (r *Replica) take(s raftloop.Steps, w *Work) error {
 	}
 	r.place(entries, role)
 	if s.Apply != nil {
-		job, err := newApplyJob(s.Apply)
+		job, err := r.newApplyJob(s.Apply)
 		if err != nil {
 			return err
 		}
@@ -98,13 +98,20 @@ func (r *Replica) releaseAppends() []*AppendJob {
 	return out
 }
 
-// newApplyJob decodes committed entries into the state machine's own types.
-func newApplyJob(j *raftloop.ApplyJob) (*ApplyJob, error) {
+// newApplyJob decodes committed entries into the state machine's own types, and
+// finds who waits for them here.
+func (r *Replica) newApplyJob(j *raftloop.ApplyJob) (*ApplyJob, error) {
 	out := &ApplyJob{job: j, Entries: make([]state.Entry, len(j.Entries)), changes: make(map[int]*raftpb.ConfChange)}
+	if len(r.waiters) > 0 {
+		out.waiters = make([]*waiter, len(j.Entries))
+	}
 	for i, e := range j.Entries {
 		se := state.Entry{Index: e.GetIndex(), Term: e.GetTerm(), Type: state.Normal, Data: e.GetData()}
 		switch e.GetType() {
 		case raftpb.EntryNormal:
+			if out.waiters != nil {
+				out.waiters[i] = r.waiters[requestOf(e)]
+			}
 		case raftpb.EntryConfChange:
 			cc := &raftpb.ConfChange{}
 			if err := proto.Unmarshal(e.GetData(), cc); err != nil {
