@@ -32,6 +32,7 @@ type Batch struct {
 	cursor
 	b       *pebble.Batch
 	over    map[string]*pending
+	recent  recent
 	sorted  []*pending // of over, nil when out of date
 	next    head       // digest, conf and revisions as they will be
 	base    head       // as they are
@@ -105,6 +106,9 @@ func (b *Batch) Version(t Table, key []byte, rev int64) (Version, error) {
 	b.prefix = appendPrefix(b.prefix[:0], t, key)
 	if p := b.over[string(b.prefix)]; p != nil && p.v.Revision <= rev {
 		return p.v, nil
+	}
+	if v, found := b.recent.get(b.prefix); found && v.Revision <= rev {
+		return v, nil
 	}
 	v, err := b.version(b.prefix, rev)
 	return v, b.note(err)
@@ -199,7 +203,7 @@ func (b *Batch) remember(v Version) {
 }
 
 // SetVersion writes a version of a key of the MVCC table. v.Value is kept
-// until Commit and must not change. old is the newest version of the key as
+// and must not change. old is the newest version of the key as
 // Version or ScanVersions gave it, zero when there is none. A key has at most
 // one version per revision: a second write replaces the first.
 func (b *Batch) SetVersion(key []byte, v, old Version) error {
@@ -278,6 +282,11 @@ func (b *Batch) Commit(pos ident.Position) error {
 	b.s.head = b.next
 	b.s.mu.Unlock()
 	b.base = b.next
+	for key, p := range b.over { // in any order: what is kept shows in nothing but speed
+		if p.v.Revision != 0 {
+			b.recent.put(key, p.v)
+		}
+	}
 	return b.reset()
 }
 
