@@ -43,7 +43,11 @@ func (b *backend) LeaderConn(ctx context.Context) (grpc.ClientConnInterface, err
 	if err := b.core.status(ctx, &st); err != nil {
 		return nil, err
 	}
-	leader := st.Leader
+	return b.connTo(ctx, st.Leader)
+}
+
+// connTo is a connection to the member that leads, nil where this one does.
+func (b *backend) connTo(ctx context.Context, leader uint64) (grpc.ClientConnInterface, error) {
 	switch leader {
 	case b.self:
 		return nil, nil

@@ -30,6 +30,7 @@ type leases struct {
 	b      *backend
 	lessor *lessor.Lessor
 	leader *leaderWatch
+	others together
 }
 
 // newLessor keeps the time of leases. It hears of roles on the Ready loop, and on the
@@ -65,6 +66,9 @@ func (s *leases) keepAlive(ctx context.Context, id int64) (ttl int64, err error)
 		if c == nil {
 			return s.KeepAlive(ctx, req)
 		}
+		if ttl, err := s.others.keepAlive(ctx, c, id, s.b.core.patience); err != nil || ttl != askAlone {
+			return &chainfirev1.KeepAliveResponse{Ttl: ttl}, err
+		}
 		return c.KeepAlive(ctx, req)
 	})
 	return res.GetTtl(), err
@@ -97,7 +101,7 @@ func askLeader[R any](ctx context.Context, s *leases, call func(context.Context,
 	defer cancel()
 	for {
 		var res R
-		conn, err := s.b.LeaderConn(ctx)
+		conn, err := s.b.connTo(ctx, s.leader.current())
 		if err == nil {
 			var client chainfirev1.LeasesClient
 			if conn != nil {
@@ -124,10 +128,13 @@ func askLeader[R any](ctx context.Context, s *leases, call func(context.Context,
 	}
 }
 
-// KeepAlive renews a lease at this member, which must lead.
+// KeepAlive renews a lease, or many, at this member, which must lead.
 func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveRequest) (*chainfirev1.KeepAliveResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.b.core.patience)
 	defer cancel()
+	if len(req.GetMore()) > 0 {
+		return s.keepMany(ctx, req.GetMore())
+	}
 	var by lessor.Confirmation
 	for {
 		out, err := s.lessor.Renew(by, req.GetId())
@@ -154,6 +161,30 @@ func (s *leases) KeepAlive(ctx context.Context, req *chainfirev1.KeepAliveReques
 			return &chainfirev1.KeepAliveResponse{Ttl: out.TTL}, nil
 		}
 	}
+}
+
+// keepMany renews leases as far as nothing but a quorum has to be waited for.
+func (s *leases) keepMany(ctx context.Context, ids []int64) (*chainfirev1.KeepAliveResponse, error) {
+	if len(ids) > mostTogether {
+		return nil, fault.Newf(fault.Usage, "renew leases", "%d leases in one request, at most %d", len(ids), mostTogether)
+	}
+	res := &chainfirev1.KeepAliveResponse{More: make([]int64, len(ids))}
+	var by lessor.Confirmation
+	for i, id := range ids {
+		out, err := s.lessor.Renew(by, id)
+		if err == nil && out.Unconfirmed {
+			if by, err = s.confirm(ctx); err == nil {
+				out, err = s.lessor.Renew(by, id)
+			}
+		}
+		if err != nil {
+			return nil, err
+		}
+		if res.More[i] = out.TTL; out.Unconfirmed || out.Verdict == policy.Checkpointed || out.Verdict == policy.RanOut {
+			res.More[i] = askAlone
+		}
+	}
+	return res, nil
 }
 
 // TimeToLive tells of a lease at this member, which must lead.

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -84,6 +85,15 @@ func TestLeasesAtAFollower(t *testing.T) {
 	if ka, err := c.KeepAliveOnce(ctx, long.ID); err != nil || ka.TTL != 60 {
 		t.Fatal(ka, err)
 	}
+	var many sync.WaitGroup
+	for range 40 {
+		many.Go(func() {
+			if ka, err := c.KeepAliveOnce(ctx, long.ID); err != nil || ka.TTL != 60 {
+				t.Error(ka, err)
+			}
+		})
+	}
+	many.Wait()
 	if after, err := c.TimeToLive(ctx, long.ID); err != nil || after.TTL <= before.TTL-1 {
 		t.Error(before, after, err)
 	}

@@ -23,9 +23,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// KeepAliveRequest is of one lease, or of the many in more; then it has no id.
 type KeepAliveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	More          []int64                `protobuf:"varint,2,rep,packed,name=more,proto3" json:"more,omitempty"` // at most 1000
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -67,9 +69,19 @@ func (x *KeepAliveRequest) GetId() int64 {
 	return 0
 }
 
+func (x *KeepAliveRequest) GetMore() []int64 {
+	if x != nil {
+		return x.More
+	}
+	return nil
+}
+
 type KeepAliveResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ttl           int64                  `protobuf:"varint,1,opt,name=ttl,proto3" json:"ttl,omitempty"` // seconds; 0 = there is no such lease
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ttl   int64                  `protobuf:"varint,1,opt,name=ttl,proto3" json:"ttl,omitempty"` // seconds; 0 = there is no such lease
+	// Of the leases in more, in their order; -1 = something has to be waited for, so
+	// ask for this one alone.
+	More          []int64 `protobuf:"varint,2,rep,packed,name=more,proto3" json:"more,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -109,6 +121,13 @@ func (x *KeepAliveResponse) GetTtl() int64 {
 		return x.Ttl
 	}
 	return 0
+}
+
+func (x *KeepAliveResponse) GetMore() []int64 {
+	if x != nil {
+		return x.More
+	}
+	return nil
 }
 
 type TimeToLiveRequest struct {
@@ -227,11 +246,13 @@ var File_chainfire_v1_lease_proto protoreflect.FileDescriptor
 
 const file_chainfire_v1_lease_proto_rawDesc = "" +
 	"\n" +
-	"\x18chainfire/v1/lease.proto\x12\fchainfire.v1\"\"\n" +
+	"\x18chainfire/v1/lease.proto\x12\fchainfire.v1\"6\n" +
 	"\x10KeepAliveRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x03R\x02id\"%\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
+	"\x04more\x18\x02 \x03(\x03R\x04more\"9\n" +
 	"\x11KeepAliveResponse\x12\x10\n" +
-	"\x03ttl\x18\x01 \x01(\x03R\x03ttl\"7\n" +
+	"\x03ttl\x18\x01 \x01(\x03R\x03ttl\x12\x12\n" +
+	"\x04more\x18\x02 \x03(\x03R\x04more\"7\n" +
 	"\x11TimeToLiveRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x12\n" +
 	"\x04keys\x18\x02 \x01(\bR\x04keys\"[\n" +
