@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/chainfire/cfseed/snapshot/chunk"
 )
 
@@ -177,5 +179,44 @@ func TestEachFileIsLookedAt(t *testing.T) {
 	c.auto.due = c.auto.chunks
 	if c.plain(0) {
 		t.Error("a chunk goes unseen when a look is due")
+	}
+}
+
+// TestLimitIsNoLine: what waits for a limit waits for no line, and is not packed.
+func TestLimitIsNoLine(t *testing.T) {
+	const n = 1 << 20
+	for name, tc := range map[string]struct {
+		limiters []*rate.Limiter
+		takes    time.Duration // to send a chunk
+		line     bool
+	}{
+		"a limit":           {[]*rate.Limiter{rate.NewLimiter(n, n)}, time.Millisecond, false},
+		"a line":            {nil, time.Second, true},
+		"a limited line":    {[]*rate.Limiter{rate.NewLimiter(n, n)}, time.Second, true},
+		"two wide limits":   {[]*rate.Limiter{nil, rate.NewLimiter(64*n, n)}, time.Second, true},
+		"a line, as a half": {[]*rate.Limiter{rate.NewLimiter(n, n)}, 400 * time.Millisecond, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				c, err := newChooser("auto")
+				if err != nil {
+					t.Fatal(err)
+				}
+				s := &sender{ctx: t.Context(), limiters: tc.limiters, choice: c}
+				for range 4 * lookEvery {
+					if c.auto.mu.Lock(); c.auto.chunks >= c.auto.due {
+						c.auto.look(c.auto.waits())
+					}
+					c.took()
+					c.auto.mu.Unlock()
+					if err := s.dispatch(n, n, func() error { <-time.After(tc.takes); return nil }); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if got := c.auto.line > 0; got != tc.line {
+					t.Errorf("a line of %.0f bytes a second, want one: %t", c.auto.line, tc.line)
+				}
+			})
+		})
 	}
 }

@@ -193,12 +193,14 @@ func (s *sender) chunk(file uint32, index int, raw []byte, payload mem.Buffer) e
 	return s.dispatch(len(raw), payload.Len(), func() error { return s.send(f, payload) })
 }
 
-// dispatch sends a chunk when the limits allow it, and counts it.
+// dispatch sends a chunk when the limits allow it, and counts it. A limit is no
+// slow line: who slows a seed down for its neighbours is not to pay with a
+// processor.
 func (s *sender) dispatch(raw, wire int, send func() error) error {
-	start := time.Now()
 	if err := waitBytes(s.ctx, s.limiters, wire); err != nil {
 		return err
 	}
+	start := time.Now()
 	if err := send(); err != nil {
 		s.broken = true
 		return err
