@@ -57,7 +57,9 @@ func (c *core) applyJob(job *replica.ApplyJob) error {
 		results = append(results, res)
 	}
 	c.applied(results)
-	c.onResults(results)
+	if err := c.onResults(results); err != nil {
+		return err
+	}
 	if n := len(results); n > 0 {
 		c.told.Store(results[n-1].Index)
 	}

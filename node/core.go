@@ -43,7 +43,7 @@ type core struct {
 	onTick     func(*replica.Replica) error // on the loop, after each tick
 	onRole     func(raftloop.Role)          // on the loop; must not block
 	applied    func([]state.Result)         // on the apply worker, after each job
-	onResults  func([]state.Result)         // on the apply worker, after each job, before those who wait hear of it
+	onResults  func([]state.Result) error   // on the apply worker, after each job, before those who wait hear of it
 	onHanding  func()                       // on the loop, before the leadership is handed to another member
 	replacing  func(next *state.Machine)    // on the apply worker, before anybody sees the state of a Raft snapshot
 	replaced   func()                       // ... and after that gave all tables anew

@@ -34,22 +34,12 @@ type leases struct {
 }
 
 // newLessor keeps the time of leases. It hears of roles on the Ready loop, and on the
-// apply worker of what is applied; there they are read, in the queue before what is
-// handed out afterwards.
+// apply worker of what is applied; there the leases are read.
 func newLessor(m *member) *lessor.Lessor {
 	began := time.Now()
 	return lessor.New(lessor.Config{Options: m.n.cfg.lessor, Extend: m.n.cfg.Election, Behind: m.core.behind,
-		Now: func() time.Duration { return time.Since(began) },
-		Read: func(then func([]lease.Lease)) {
-			m.core.applies.push(applyWork{run: func() error {
-				all, err := m.state.machine().Leases()
-				if err != nil {
-					return err
-				}
-				then(all)
-				return nil
-			}})
-		}})
+		Now:  func() time.Duration { return time.Since(began) },
+		Read: func() ([]lease.Lease, error) { return m.state.machine().Leases() }})
 }
 
 // leaderPause is how long a call waits for another leader before it asks again.

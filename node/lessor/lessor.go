@@ -34,10 +34,9 @@ type Config struct {
 	Options policy.LessorOptions
 	Extend  time.Duration        // what a new leader adds to each lease: an election timeout
 	Now     func() time.Duration // since any fixed start, monotonic
-	// Read reads the leases in the order of applying, after what was handed out
-	// before the call and before what comes after, and has then called between the
-	// calls of Applied for the one and the other.
-	Read func(then func([]lease.Lease))
+	// Read gives the leases as the results leave them that Applied was called with.
+	// It is called in there.
+	Read func() ([]lease.Lease, error)
 	// Behind reports, on any goroutine, whether something is committed that Applied
 	// has not seen: a lease may be gone already.
 	Behind func() bool
@@ -47,8 +46,11 @@ type Config struct {
 // member leads, what is decided and what is proposed are of one moment, and by the
 // one that applies. Renew, the most frequent call by far, is for any goroutine.
 //
-// A new leader reads the leases before the entries of its term are applied. So
-// when a read index of that term is there, the timers are, too.
+// A new leader keeps time from when the first entry of its term is applied. What
+// its log holds of the leaders before is applied by then; as news of its own, an
+// inherited keep-alive, which took a checkpoint back, would add no time. No read
+// index of a term comes before that entry, and its caller hears of it after
+// Applied. So when a read index of the term is there, the timers are, too.
 type Lessor struct {
 	cfg Config
 
@@ -65,7 +67,8 @@ func New(cfg Config) *Lessor {
 	return &Lessor{cfg: cfg, timers: policy.NewLessor(cfg.Options), waiting: map[int64]chan struct{}{}}
 }
 
-// Role follows the leadership.
+// Role follows the leadership. It hears of a term before anything of it is handed
+// out to be written, and so before any of it is applied.
 func (l *Lessor) Role(r raftloop.Role) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -78,27 +81,40 @@ func (l *Lessor) Role(r raftloop.Role) {
 	for id := range l.waiting {
 		l.wake(id)
 	}
-	if l.term = 0; !leads {
-		return
+	if l.term = 0; leads {
+		l.term = r.Term
 	}
-	term := r.Term
-	l.term = term
-	l.cfg.Read(func(all []lease.Lease) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.term == term {
-			l.timers.Promote(l.cfg.Now(), all, l.cfg.Extend)
-		}
-	})
 }
 
 // Applied takes what entries did to leases, before their callers hear of it.
-func (l *Lessor) Applied(results []state.Result) {
+func (l *Lessor) Applied(results []state.Result) error {
 	for _, res := range results {
 		if len(res.Leases) > 0 {
 			l.apply(res.Leases)
 		}
 	}
+	n := len(results)
+	if n == 0 || !l.begins(results[n-1].Term) {
+		return nil
+	}
+	all, err := l.cfg.Read() // many, perhaps: others need not wait
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if results[n-1].Term == l.term {
+		l.timers.Promote(l.cfg.Now(), all, l.cfg.Extend)
+	}
+	return nil
+}
+
+// begins reports whether an entry of the term is the first one that this member
+// applies as its leader.
+func (l *Lessor) begins(term uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return term == l.term && !l.timers.Leading()
 }
 
 func (l *Lessor) apply(changes []lease.Change) {
@@ -160,7 +176,8 @@ func inContact(st replica.Status) bool {
 	return st.IsLeader() && active > len(st.Voters)/2
 }
 
-// ErrNotLeading says that another member has to be asked.
+// ErrNotLeading says that another member has to be asked, or this one again in a
+// moment: it may have begun to lead and not have its timers yet.
 func ErrNotLeading() error {
 	return fault.Newf(fault.NotLeader, "lease", "this member does not lead").WithHint("ask again")
 }

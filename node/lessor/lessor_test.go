@@ -1,6 +1,7 @@
 package lessor
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -14,35 +15,69 @@ import (
 	"github.com/chainfire/cfseed/node/replica"
 )
 
+func leads(term uint64) raftloop.Role { return raftloop.Role{State: raft.StateLeader, Term: term} }
+
+// applied has entries applied, one of each term.
+func applied(t *testing.T, l *Lessor, terms ...uint64) {
+	t.Helper()
+	var results []state.Result
+	for _, term := range terms {
+		results = append(results, state.Result{Term: term})
+	}
+	if err := l.Applied(results); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // TestLessorFollowsTheLeadership: timers are those of the term in which this
-// member leads, read once for it, and whoever waits for the end of a lease hears
-// when that is here, or somebody else's to tell.
+// member leads, read once for it, when all that it inherited is applied, and whoever
+// waits for the end of a lease hears when that is here, or somebody else's to tell.
 func TestLessorFollowsTheLeadership(t *testing.T) {
-	var reads []func([]lease.Lease)
-	l := New(Config{Extend: time.Second, Now: func() time.Duration { return 0 },
-		Read: func(then func([]lease.Lease)) { reads = append(reads, then) }})
-	leads := func(term uint64) raftloop.Role { return raftloop.Role{State: raft.StateLeader, Term: term} }
-	all := []lease.Lease{{ID: 1, TTL: 60}, {ID: 2, TTL: 60}}
-	l.Role(leads(2))
-	l.Role(leads(2))
-	if len(reads) != 1 || l.timers.Leading() {
-		t.Fatalf("%d reads, leading %t", len(reads), l.timers.Leading())
+	var l *Lessor
+	var meanwhile raftloop.Role
+	reads := 0
+	l = New(Config{Extend: time.Second, Now: func() time.Duration { return 0 }, Read: func() ([]lease.Lease, error) {
+		if reads++; meanwhile.Term > 0 {
+			l.Role(meanwhile)
+		}
+		return []lease.Lease{{ID: 1, TTL: 60}, {ID: 2, TTL: 60}}, nil
+	}})
+	step := func(what string, wantReads int, wantLeads bool) {
+		t.Helper()
+		if reads != wantReads || l.timers.Leading() != wantLeads {
+			t.Fatalf("%s: %d reads, leading %t", what, reads, l.timers.Leading())
+		}
 	}
+	applied(t, l, 1)
+	step("a follower", 0, false)
+	l.Role(leads(2))
+	l.Role(leads(2))
+	applied(t, l)
+	applied(t, l, 1, 1)
+	step("only what others left is applied", 0, false)
+	applied(t, l, 1, 2)
+	step("its first entry is applied", 1, true)
+	applied(t, l, 2)
+	step("another one is", 1, true)
 	l.Role(raftloop.Role{State: raft.StateFollower, Term: 3})
+	applied(t, l, 2, 3)
+	step("a follower again", 1, false)
 	l.Role(leads(4))
-	reads[0](all) // of the term before
-	if l.timers.Leading() {
-		t.Fatal("the leases of another term were taken")
-	}
-	reads[1](all)
-	if !l.timers.Leading() {
-		t.Fatal("it does not lead")
-	}
+	meanwhile = leads(5)
+	applied(t, l, 4)
+	step("the term ends as leases are read", 2, false)
+	meanwhile.Term = 0
+	applied(t, l, 4)
+	step("the term that ended", 2, false)
+	applied(t, l, 5)
+	step("the next one", 3, true)
 	first, second, other := l.endOf(1), l.endOf(1), l.endOf(2)
 	if first != second || len(l.waiting) != 2 {
 		t.Errorf("who waits again takes more memory: %d channels, the same %t", len(l.waiting), first == second)
 	}
-	l.Applied([]state.Result{{Leases: []lease.Change{{Lease: lease.Lease{ID: 1}, Gone: true}}}})
+	if err := l.Applied([]state.Result{{Term: 5, Leases: []lease.Change{{Lease: lease.Lease{ID: 1}, Gone: true}}}}); err != nil {
+		t.Fatal(err)
+	}
 	for _, ended := range []<-chan struct{}{first, second} {
 		select {
 		case <-ended:
@@ -55,7 +90,7 @@ func TestLessorFollowsTheLeadership(t *testing.T) {
 		t.Error("another lease was taken for it")
 	default:
 	}
-	l.Role(raftloop.Role{State: raft.StateFollower, Term: 5})
+	l.Role(raftloop.Role{State: raft.StateFollower, Term: 6})
 	select {
 	case <-other:
 	default:
@@ -63,6 +98,11 @@ func TestLessorFollowsTheLeadership(t *testing.T) {
 	}
 	if l.timers.Leading() || len(l.waiting) != 0 {
 		t.Error("something is left of the leadership")
+	}
+	l.cfg.Read = func() ([]lease.Lease, error) { return nil, errors.New("broken") }
+	l.Role(leads(7))
+	if err := l.Applied([]state.Result{{Term: 7}}); err == nil || l.timers.Leading() {
+		t.Errorf("leases that can not be read: %v", err)
 	}
 }
 
@@ -96,14 +136,16 @@ func TestWhatARenewalNeeds(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			now := asked
-			var then func([]lease.Lease)
 			l := New(Config{Extend: extend, Now: func() time.Duration { return now }, Behind: func() bool { return c.behind },
-				Read: func(fn func([]lease.Lease)) { then = fn }})
+				Read: func() ([]lease.Lease, error) { return []lease.Lease{{ID: 1, TTL: 60}}, nil }})
 			if _, err := l.Renew(c.own, c.id); !fault.Is(err, fault.NotLeader) {
 				t.Fatalf("without leading: %v", err)
 			}
-			l.Role(raftloop.Role{State: raft.StateLeader, Term: 2})
-			then([]lease.Lease{{ID: 1, TTL: 60}})
+			l.Role(leads(2))
+			if _, err := l.Renew(c.own, c.id); !fault.Is(err, fault.NotLeader) {
+				t.Fatalf("before the leases are read: %v", err)
+			}
+			applied(t, l, 2)
 			l.Confirmed(c.shared)
 			if c.handing {
 				l.HandOver()
@@ -120,17 +162,18 @@ func TestWhatARenewalNeeds(t *testing.T) {
 // TestUnknownByItsOwnConfirmation: that a lease is gone is said after a quorum was
 // asked for it.
 func TestUnknownByItsOwnConfirmation(t *testing.T) {
-	var then func([]lease.Lease)
+	var all []lease.Lease
 	l := New(Config{Extend: time.Second, Now: func() time.Duration { return 0 }, Behind: func() bool { return false },
-		Read: func(fn func([]lease.Lease)) { then = fn }})
-	l.Role(raftloop.Role{State: raft.StateLeader, Term: 2})
-	then(nil)
+		Read: func() ([]lease.Lease, error) { return all, nil }})
+	l.Role(leads(2))
+	applied(t, l, 2)
 	if out, err := l.Renew(Confirmation{term: 2}, 9); err != nil || out.Unconfirmed || out.Verdict != policy.Unknown {
 		t.Errorf("%+v, %v", out, err)
 	}
 	l.HandOver()
-	l.Role(raftloop.Role{State: raft.StateLeader, Term: 3})
-	then([]lease.Lease{{ID: 1, TTL: 60}})
+	l.Role(leads(3))
+	all = []lease.Lease{{ID: 1, TTL: 60}}
+	applied(t, l, 3)
 	l.Confirmed(Confirmation{term: 3})
 	if out, err := l.Renew(Confirmation{}, 1); err != nil || out.Unconfirmed {
 		t.Errorf("a leadership that was handed over is remembered in the next one: %+v, %v", out, err)

@@ -69,7 +69,8 @@ func NewLessor(o LessorOptions) *Lessor {
 	return &Lessor{o: o}
 }
 
-// Promote begins to lead with the leases that there are. extend is added to the
+// Promote begins to lead with the leases that there are once all that leaders before
+// left in the log is applied: Apply takes what it sees for this one's own. extend is added to the
 // time of each, once. Where many would run out together they are spread, so that
 // new ones do not wait behind them.
 func (l *Lessor) Promote(now time.Duration, leases []lease.Lease, extend time.Duration) {

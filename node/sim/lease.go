@@ -37,13 +37,13 @@ type LeaseCall struct {
 	Outcome    Outcome
 }
 
-// newLessor gives a node its timers, and the leases in the order of applying.
+// newLessor gives a node its timers.
 func (n *Node) newLessor() *lessor.Lessor {
 	return lessor.New(lessor.Config{
 		Behind:  func() bool { st := n.rep.Status(); return st.Applied < st.Commit },
 		Options: policy.LessorOptions{CheckpointInterval: millis(checkpointInterval)}, Extend: millis(10 * Tick),
 		Now:  func() time.Duration { return millis(n.c.now - n.began) },
-		Read: func(then func([]lease.Lease)) { n.applies = append(n.applies, applyWork{read: then}) },
+		Read: func() ([]lease.Lease, error) { return n.machine.Leases() },
 	})
 }
 
@@ -139,6 +139,22 @@ func (n *Node) renew(call *LeaseCall, by lessor.Confirmation) {
 		}
 		n.c.endLeaseCall(call, nil)
 	}
+}
+
+// leaseTime has a node's timers follow what was applied. Who has applied an entry of
+// the term in which it leads keeps time.
+func (n *Node) leaseTime(results []state.Result) error {
+	if err := n.lessor.Applied(results); err != nil {
+		return err
+	}
+	term, leads := n.rep.Leads()
+	if k := len(results); k == 0 || !leads || results[k-1].Term != term {
+		return nil
+	}
+	if _, _, err := n.lessor.Left(n.rep, 0); err != nil {
+		n.c.breach("%s applied an entry of its term %d and keeps no time: %v", n.name, term, err)
+	}
+	return nil
 }
 
 // sawLeases notes what an entry did to leases.

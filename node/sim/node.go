@@ -47,7 +47,7 @@ type Node struct {
 
 	appends   []*replica.AppendJob
 	appending bool
-	applies   []applyWork
+	applies   []*replica.ApplyJob
 	applying  bool
 	stalled   bool // jobs are kept and not done
 
@@ -310,9 +310,7 @@ func (n *Node) pump() {
 			n.c.send(n, m)
 		}
 		n.appends = append(n.appends, w.Appends...)
-		for _, j := range w.Applies {
-			n.applies = append(n.applies, applyWork{job: j})
-		}
+		n.applies = append(n.applies, w.Applies...)
 	}
 	n.schedule()
 }

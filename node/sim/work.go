@@ -8,7 +8,6 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
-	"github.com/chainfire/cfseed/internal/state/lease"
 	"github.com/chainfire/cfseed/node/raftloop"
 	"github.com/chainfire/cfseed/node/replica"
 	"github.com/chainfire/cfseed/raftlog"
@@ -27,28 +26,8 @@ func (n *Node) schedule() {
 	}
 	if len(n.applies) > 0 && !n.applying {
 		n.applying = true
-		if n.applies[0].read != nil {
-			n.after(0, n.doRead)
-			return
-		}
 		n.after(n.c.between(1, 5), n.doApply)
 	}
-}
-
-// doRead reads the leases. Its times are fixed: it is done whoever has leases.
-func (n *Node) doRead() error {
-	read := n.applies[0].read
-	n.applies = n.applies[1:]
-	all, err := n.machine.Leases()
-	if err != nil {
-		return err
-	}
-	n.after(1, func() error {
-		n.applying = false
-		read(all)
-		return nil
-	})
-	return nil
 }
 
 // doAppend writes the first jobs, one or as many as are waiting.
@@ -112,15 +91,8 @@ func (n *Node) writeSnapshot(j *replica.AppendJob) error {
 	return n.disk.RemoveAll(old)
 }
 
-// applyWork is one thing to do in the order of applying: entries, or to read the
-// leases.
-type applyWork struct {
-	job  *replica.ApplyJob
-	read func([]lease.Lease)
-}
-
 func (n *Node) doApply() error {
-	job := n.applies[0].job
+	job := n.applies[0]
 	n.applies = n.applies[1:]
 	results := make([]state.Result, 0, len(job.Entries))
 	for _, e := range job.Entries {
@@ -137,7 +109,9 @@ func (n *Node) doApply() error {
 	}
 	n.after(n.c.between(0, 3), func() error {
 		n.applying = false
-		n.lessor.Applied(results)
+		if err := n.leaseTime(results); err != nil {
+			return err
+		}
 		return n.rep.ApplyDone(job, results)
 	})
 	return nil
