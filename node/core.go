@@ -84,6 +84,7 @@ func (c *core) run(ctx context.Context) error {
 }
 
 func (c *core) loop(ctx context.Context) error {
+	defer c.leader.stop() // after done: who asks again then does not
 	defer close(c.done)
 	ticker := time.NewTicker(c.tick)
 	defer ticker.Stop()

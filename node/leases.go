@@ -30,7 +30,17 @@ type leases struct {
 	b      *backend
 	lessor *lessor.Lessor
 	leader *leaderWatch
-	others together
+	at     func(ctx context.Context, leader uint64) (chainfirev1.LeasesClient, error) // nil: this member leads
+}
+
+func newLeases(b *backend, l *lessor.Lessor, leader *leaderWatch) *leases {
+	return &leases{b: b, lessor: l, leader: leader, at: func(ctx context.Context, leader uint64) (chainfirev1.LeasesClient, error) {
+		conn, err := b.connTo(ctx, leader)
+		if err != nil || conn == nil {
+			return nil, err
+		}
+		return chainfirev1.NewLeasesClient(conn), nil
+	}}
 }
 
 // newLessor keeps the time of leases. It hears of roles on the Ready loop, and on the
@@ -52,13 +62,15 @@ func (s *leases) keepAlive(ctx context.Context, id int64) (ttl int64, err error)
 		return ttl, nil
 	}
 	req := &chainfirev1.KeepAliveRequest{Id: id}
-	res, err := askLeader(ctx, s, func(ctx context.Context, c chainfirev1.LeasesClient) (*chainfirev1.KeepAliveResponse, error) {
+	res, err := askLeader(ctx, s, func(ctx context.Context, l *leadership, c chainfirev1.LeasesClient) (*chainfirev1.KeepAliveResponse, error) {
 		if c == nil {
 			return s.KeepAlive(ctx, req)
 		}
-		if ttl, err := s.others.keepAlive(ctx, c, id, s.b.core.patience); err != nil || ttl != askAlone {
+		if ttl, err := l.others.keepAlive(ctx, c, id, s.b.core.patience); err != nil || ttl != askAlone {
 			return &chainfirev1.KeepAliveResponse{Ttl: ttl}, err
 		}
+		ctx, cancel := l.under(ctx)
+		defer cancel()
 		return c.KeepAlive(ctx, req)
 	})
 	return res.GetTtl(), err
@@ -76,43 +88,46 @@ func (s *leases) renewed(id int64) (ttl int64, done bool) {
 // timeToLive tells of a lease, wherever the leader is.
 func (s *leases) timeToLive(ctx context.Context, id int64, keys bool) (*chainfirev1.TimeToLiveResponse, error) {
 	req := &chainfirev1.TimeToLiveRequest{Id: id, Keys: keys}
-	return askLeader(ctx, s, func(ctx context.Context, c chainfirev1.LeasesClient) (*chainfirev1.TimeToLiveResponse, error) {
+	return askLeader(ctx, s, func(ctx context.Context, l *leadership, c chainfirev1.LeasesClient) (*chainfirev1.TimeToLiveResponse, error) {
 		if c == nil {
 			return s.TimeToLive(ctx, req)
 		}
+		ctx, cancel := l.under(ctx)
+		defer cancel()
 		return c.TimeToLive(ctx, req)
 	})
 }
 
 // askLeader makes a call at the leader, with no client where that is this
-// member, and again while only the leader is missing.
-func askLeader[R any](ctx context.Context, s *leases, call func(context.Context, chainfirev1.LeasesClient) (R, error)) (R, error) {
+// member, and again while only the leader is missing. A call at another member ends
+// when that leads no more, however silent it is.
+func askLeader[R any](ctx context.Context, s *leases, call func(context.Context, *leadership, chainfirev1.LeasesClient) (R, error)) (R, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.b.core.patience)
 	defer cancel()
 	for {
 		var res R
-		conn, err := s.b.connTo(ctx, s.leader.current())
+		leads := s.leader.leadership()
+		client, err := s.at(ctx, leads.leader)
 		if err == nil {
-			var client chainfirev1.LeasesClient
-			if conn != nil {
-				client = chainfirev1.NewLeasesClient(conn)
-			}
-			if res, err = call(ctx, client); err == nil {
+			if res, err = call(ctx, leads, client); err == nil {
 				return res, nil
 			}
-			if conn != nil {
+			if client != nil {
 				err = rpcfault.FromStatus("lease", err)
+			}
+			if client != nil && leads.over.Err() != nil {
+				err = fault.New(fault.NotLeader, "lease", err).WithHint("ask again")
 			}
 		}
 		if code := fault.CodeOf(err); code != fault.NotLeader && code != fault.Unreachable {
 			return res, err
 		}
-		s.leader.wait(ctx, leaderPause)
+		leads.wait(ctx, leaderPause)
 		select {
 		case <-ctx.Done():
 			return res, err
 		case <-s.b.core.done:
-			return res, err
+			return res, errStopping()
 		default:
 		}
 	}

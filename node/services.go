@@ -27,7 +27,7 @@ type services struct {
 func (m *member) services() (*services, error) {
 	n := m.n
 	cluster := clusterapi.New(m.backend)
-	leases := &leases{b: m.backend, lessor: m.lessor, leader: m.leader}
+	leases := newLeases(m.backend, m.lessor, m.leader)
 	asEtcd := etcdBackend{m.backend, cluster, m.leader, leases, newLeaseIDs(m.boot), m.watches, newMaintenance(m)}
 	etcd := etcdapi.New(asEtcd, etcdapi.Options{MinLeaseTTL: minLeaseTTL(n.cfg), Version: EtcdVersion, Election: n.cfg.Election,
 		Tokens: m.tokens, ClientCertAuth: n.cfg.ClientTLS.ClientCertAuth, BcryptCost: n.cfg.BcryptCost,

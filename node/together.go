@@ -18,10 +18,13 @@ const (
 	askAlone = -1
 )
 
-// together forwards keep-alives to the leader. One request is out at a time; those
+// together forwards keep-alives to one leader. One request is out at a time; those
 // that come meanwhile go with the next one. It has no goroutine: a caller whose turn
-// it is asks for all who wait.
+// it is asks for all who wait. An old leader may be silent: nobody stays with it when
+// it is over, and who asks the next one has another together.
 type together struct {
+	over context.Context // the leadership
+
 	mu      sync.Mutex
 	busy    bool // somebody has the turn
 	waiting []*forwarded
@@ -52,6 +55,9 @@ func (t *together) keepAlive(ctx context.Context, c chainfirev1.LeasesClient, id
 	case <-ctx.Done():
 		t.leave(f)
 		return 0, status.FromContextError(ctx.Err()).Err()
+	case <-t.over.Done():
+		t.leave(f)
+		return 0, status.FromContextError(t.over.Err()).Err()
 	case <-f.turn:
 	}
 	t.mu.Lock()
@@ -59,8 +65,8 @@ func (t *together) keepAlive(ctx context.Context, c chainfirev1.LeasesClient, id
 	all := slices.Clone(t.waiting[:n]) // f is the first
 	t.waiting = t.waiting[n:]
 	t.mu.Unlock()
-	// Others wait for this call, so it outlives its caller.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	// Others wait for this call, so it outlives its caller, not the leadership.
+	ctx, cancel := context.WithTimeout(t.over, patience)
 	defer cancel()
 	ask(ctx, c, all)
 	t.mu.Lock()

@@ -43,7 +43,7 @@ func (t *together) waits() int {
 func TestKeepAlivesTogether(t *testing.T) {
 	const late = 20
 	l := &leaderOf{asked: make(chan []int64), let: make(chan error)}
-	var all together
+	all := together{over: t.Context()}
 	var wg sync.WaitGroup
 	start := func(ctx context.Context, id int64, want codes.Code) {
 		wg.Go(func() {
@@ -96,7 +96,7 @@ func TestTurnIsHandedOn(t *testing.T) {
 	l := &leaderOf{asked: make(chan []int64, 1), let: make(chan error, 1)}
 	l.let <- nil
 	gone := &forwarded{id: 1, turn: make(chan struct{}), done: make(chan struct{})}
-	all := together{waiting: []*forwarded{gone}}
+	all := together{over: t.Context(), waiting: []*forwarded{gone}}
 	all.next()
 	ended := make(chan struct{})
 	go func() {
