@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/proto"
@@ -16,9 +17,10 @@ import (
 // Checkpoint makes dir, which must not exist, a store of its own with what
 // was committed when it was called, or a little later: tables are linked, not
 // copied. The log is flushed first and left out. Everything is synced. After
-// an error dir does not exist.
+// an error dir does not exist. Compactions give way to what follows.
 func (s *Store) Checkpoint(dir string) (err error) {
 	const op = "checkpoint state store"
+	s.calmUntil.Store(time.Now().Add(s.opts.calm).UnixNano())
 	if err := s.Flush(); err != nil {
 		return err
 	}
@@ -37,6 +39,22 @@ func (s *Store) Checkpoint(dir string) (err error) {
 		return s.classify(op, err)
 	}
 	return s.broken()
+}
+
+// afterCheckpoint is how long no compaction begins after a checkpoint was: the
+// flush before it sets one off, which takes a processor, and whoever makes a
+// checkpoint is about to read it.
+const afterCheckpoint = 5 * time.Second
+
+// compactions is how many run at a time: in normal times one; a second, or after a
+// checkpoint the first, when they fall behind (Pebble allows one more for each ten
+// sublevels of L0). Pebble asks when tables have changed, so that what was put off
+// begins with the next flush.
+func (s *Store) compactions() (normal, most int) {
+	if time.Now().UnixNano() < s.calmUntil.Load() {
+		return 0, 2
+	}
+	return 1, 2
 }
 
 // pebbleCheckpoint turns the panic of Pebble's marker files, when a directory

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -44,6 +45,7 @@ type Options struct {
 	Brief bool
 
 	compression *block.CompressionProfile // nil: the store's own; benchmarks compare others
+	calm        time.Duration             // 0: afterCheckpoint
 }
 
 func (o Options) withDefaults() Options {
@@ -58,6 +60,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnCorruption == nil {
 		o.OnCorruption = func(error) {}
+	}
+	if o.calm == 0 {
+		o.calm = afterCheckpoint
 	}
 	if o.compression == nil {
 		o.compression = block.FastestCompression // MinLZ, or Snappy where that is the faster one
@@ -80,8 +85,7 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		L0CompactionThreshold:       2,
 		L0StopWritesThreshold:       24,
 		LBaseMaxBytes:               64 << 20,
-		// One compaction in normal times, a second when it falls behind.
-		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		CompactionConcurrencyRange:  s.compactions,
 		MaxOpenFiles:                1000,
 		ReadOnly:                    o.ReadOnly,
 		ErrorIfNotExists:            o.ReadOnly,

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -25,6 +26,8 @@ type Store struct {
 	db     *pebble.DB
 	schema uint32
 	latch  *failstop.Latch // trips at the first failure; the store is then unusable
+
+	calmUntil atomic.Int64 // no compaction begins before, in nanoseconds of the clock
 
 	mu   sync.RWMutex
 	head head // as of the last Commit
