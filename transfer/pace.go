@@ -47,13 +47,14 @@ func (g *gauge) note(took time.Duration, seeding bool) {
 	g.usual += (took - g.usual) / 32
 }
 
-// limit is what the work may take before seeds give way.
+// limit is what the work may take, in the mean, before seeds give way: its slowest
+// hundredth grows by more than the mean does.
 func (g *gauge) limit() time.Duration {
 	usual := g.usual
 	if usual == 0 {
 		usual = 3 * time.Millisecond
 	}
-	return 3*usual/2 + time.Millisecond
+	return 5*usual/4 + 150*time.Microsecond
 }
 
 func (g *gauge) slow() bool { return g.ended > 0 && g.took/time.Duration(g.ended) > g.limit() }
@@ -66,6 +67,9 @@ const (
 	paceFloor = 96 << 20
 	paceTop   = 8 << 30
 	paceLook  = 20 * time.Millisecond
+	// A mean of fewer than paceMany says little, and is waited for, up to paceWait.
+	paceMany = 16
+	paceWait = 100 * time.Millisecond
 	// paceOver is how long after the last bytes seeds are taken to be over.
 	paceOver = 500 * time.Millisecond
 )
@@ -128,7 +132,7 @@ func (p *Pace) take(now time.Time, n int) time.Duration {
 		p.forget()
 	}
 	p.asked = now
-	if span := now.Sub(p.looked); span >= paceLook {
+	if span := now.Sub(p.looked); p.due(span) {
 		p.adjust(now, span)
 		p.looked = now
 		p.forget()
@@ -140,6 +144,14 @@ func (p *Pace) take(now time.Time, n int) time.Duration {
 	p.sent += n
 	p.next = at.Add(time.Duration(float64(n) / p.rate * float64(time.Second)))
 	return at.Sub(now)
+}
+
+// due reports whether enough has happened in the span to be looked at: without
+// foreground work that is soon, and a stall is seen at once.
+func (p *Pace) due(span time.Duration) bool {
+	ended := max(p.work.ended, p.syncs.ended)
+	idle := ended == 0 && p.waiting == 0
+	return span >= paceLook && (idle || ended >= paceMany || span >= paceWait)
 }
 
 // forget begins to count anew.
