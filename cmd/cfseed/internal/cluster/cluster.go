@@ -46,7 +46,8 @@ func (c *Cluster) Start(ctx context.Context, name string, more ...string) (*Proc
 		return nil, err
 	}
 	p.args = append([]string{"node", "--name", name, "--data-dir", p.DataDir, "--listen-client-urls", at[0],
-		"--listen-peer-urls", at[1], "--quota-backend-bytes=-1", "--log-level", "warn"}, more...)
+		// A copy of another process's directory has its addresses.
+		"--listen-peer-urls", at[1], "--initial-advertise-peer-urls", at[1], "--quota-backend-bytes=-1", "--log-level", "warn"}, more...)
 	if err := p.spawn(c.binary, filepath.Join(c.dir, name+".log")); err != nil {
 		return nil, err
 	}
