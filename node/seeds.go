@@ -219,12 +219,19 @@ func leaseOf(res state.Result) (transfer.Lease, error) {
 		CapBytes: l.GetCapBytes(), MemberID: l.GetMemberId(), SourceID: l.GetSourceId(), Target: l.GetTarget()}, nil
 }
 
+// calmAfterCapture is how long no compaction begins after a checkpoint was asked
+// for: most seeds are read by then, and the rest of a large one has to do with them.
+const calmAfterCapture = 5 * time.Second
+
 // checkpointer captures whatever state is current.
 type checkpointer struct{ state *stateBox }
 
 // Checkpoint implements snapshot.Checkpointer.
 func (c checkpointer) Checkpoint(dir string) error {
-	return c.state.read(func(m *state.Machine) error { return m.Store().Checkpoint(dir) })
+	return c.state.read(func(m *state.Machine) error {
+		time.AfterFunc(calmAfterCapture, m.Store().Calm())
+		return m.Store().Checkpoint(dir)
+	})
 }
 
 // Acquire gives the seed with wantRoot if it is still here and the lease's hold

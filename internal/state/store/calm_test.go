@@ -51,13 +51,14 @@ func eventually(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// TestCalmAfterCheckpoint: no compaction begins for a while after a checkpoint,
-// but one that is asked for; with the next flush after it they go on.
-func TestCalmAfterCheckpoint(t *testing.T) {
-	s, err := Open("s", Options{FS: vfs.NewMem(), calm: time.Hour})
+// TestCalm: no compaction begins in a calm, but one that is asked for; with the
+// next flush after it they go on.
+func TestCalm(t *testing.T) {
+	s, err := Open("s", Options{FS: vfs.NewMem()})
 	must(t, err)
 	defer func() { must(t, s.Close()) }()
 	w := &writer{t: t, s: s}
+	end := s.Calm()
 	must(t, s.Checkpoint("c"))
 	began := compacted(s)
 	w.runs(6)
@@ -70,16 +71,18 @@ func TestCalmAfterCheckpoint(t *testing.T) {
 	}
 	w.runs(6)
 	began = compacted(s)
-	s.calmUntil.Store(0)
+	end()
+	end() // does nothing
 	w.runs(1)
 	eventually(t, "a compaction", func() bool { return compacted(s) > began })
 }
 
 // TestCompactionsFallBehind: when many runs wait, the calm is over.
 func TestCompactionsFallBehind(t *testing.T) {
-	s, err := Open("s", Options{FS: vfs.NewMem(), calm: time.Hour})
+	s, err := Open("s", Options{FS: vfs.NewMem()})
 	must(t, err)
 	defer func() { must(t, s.Close()) }()
+	defer s.Calm()()
 	w := &writer{t: t, s: s}
 	for i := range 30 {
 		must(t, s.Checkpoint(fmt.Sprintf("c%d", i)))

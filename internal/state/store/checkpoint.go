@@ -4,7 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/protobuf/proto"
@@ -17,10 +17,9 @@ import (
 // Checkpoint makes dir, which must not exist, a store of its own with what
 // was committed when it was called, or a little later: tables are linked, not
 // copied. The log is flushed first and left out. Everything is synced. After
-// an error dir does not exist. Compactions give way to what follows.
+// an error dir does not exist.
 func (s *Store) Checkpoint(dir string) (err error) {
 	const op = "checkpoint state store"
-	s.calmUntil.Store(time.Now().Add(s.opts.calm).UnixNano())
 	if err := s.Flush(); err != nil {
 		return err
 	}
@@ -41,17 +40,20 @@ func (s *Store) Checkpoint(dir string) (err error) {
 	return s.broken()
 }
 
-// afterCheckpoint is how long no compaction begins after a checkpoint was: the
-// flush before it sets one off, which takes a processor, and whoever makes a
-// checkpoint is about to read it.
-const afterCheckpoint = 5 * time.Second
+// Calm lets no compaction begin until end is called, unless they fall behind: the
+// flush of a checkpoint sets one off, which takes a processor from whoever reads
+// it. end may be called when the store is closed.
+func (s *Store) Calm() (end func()) {
+	s.calm.Add(1)
+	return sync.OnceFunc(func() { s.calm.Add(-1) })
+}
 
-// compactions is how many run at a time: in normal times one; a second, or after a
-// checkpoint the first, when they fall behind (Pebble allows one more for each ten
+// compactions is how many run at a time: in normal times one; a second, or while
+// it is calm the first, when they fall behind (Pebble allows one more for each ten
 // sublevels of L0). Pebble asks when tables have changed, so that what was put off
 // begins with the next flush.
 func (s *Store) compactions() (normal, most int) {
-	if time.Now().UnixNano() < s.calmUntil.Load() {
+	if s.calm.Load() > 0 {
 		return 0, 2
 	}
 	return 1, 2

@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -45,7 +44,6 @@ type Options struct {
 	Brief bool
 
 	compression *block.CompressionProfile // nil: the store's own; benchmarks compare others
-	calm        time.Duration             // 0: afterCheckpoint
 }
 
 func (o Options) withDefaults() Options {
@@ -60,9 +58,6 @@ func (o Options) withDefaults() Options {
 	}
 	if o.OnCorruption == nil {
 		o.OnCorruption = func(error) {}
-	}
-	if o.calm == 0 {
-		o.calm = afterCheckpoint
 	}
 	if o.compression == nil {
 		o.compression = block.FastestCompression // MinLZ, or Snappy where that is the faster one

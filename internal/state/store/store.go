@@ -27,7 +27,7 @@ type Store struct {
 	schema uint32
 	latch  *failstop.Latch // trips at the first failure; the store is then unusable
 
-	calmUntil atomic.Int64 // no compaction begins before, in nanoseconds of the clock
+	calm atomic.Int64 // calls of Calm that have not ended
 
 	mu   sync.RWMutex
 	head head // as of the last Commit
