@@ -7,7 +7,8 @@ FUZZTIME ?= 30s
 OPS ?= 100000
 PROTOS := chainfire/entry/v1/entry.proto chainfire/v1/cluster.proto chainfire/v1/lease.proto chainfire/v1/seed.proto chainfire/v1/peer.proto \
   v3lockpb/v3lock.proto v3electionpb/v3election.proto
-CONCURRENT = $(shell $(GO) list ./... | grep -E '/(raftlog|transfer|node)(/|$$)')
+# The simulator runs on one goroutine.
+CONCURRENT = $(shell $(GO) list ./... | grep -E '/(raftlog|transfer|node)(/|$$)|/(snapshot|internal/state)$$' | grep -v '/node/sim$$')
 
 .PHONY: help
 help: ## list the targets

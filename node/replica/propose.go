@@ -161,8 +161,8 @@ func (r *Replica) HasPendingConf() bool {
 	return r.conf.proposed != 0 || r.conf.term != role.Term || r.conf.index > r.applied
 }
 
-// Cancel forgets a request; its done will not be called. The entry may still be
-// applied.
+// Cancel forgets a request; its done will not be called, but by an ApplyJob.Answer
+// that has its entry already. The entry may still be applied.
 func (r *Replica) Cancel(requestID uint64) {
 	if w, ok := r.waiters[requestID]; ok {
 		r.forget(w)
