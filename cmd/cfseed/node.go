@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"runtime"
 	"strings"
 	"time"
 
@@ -78,17 +77,6 @@ func nodeFlags() []cli.Flag {
 		}
 	}
 	return append(command.AlsoByEnvironment(etcdPrefix, etcds), ours...)
-}
-
-// spareThreads lets more goroutines run at a time than there are processors.
-// While those of a seed keep every one of Go's processors busy, a request waits
-// until the scheduler next looks at the network or takes a processor away, up
-// to 10 ms at each step of its way; between threads the kernel decides, and it
-// prefers those that have used little. GOMAXPROCS, when set, has the last word.
-func spareThreads() {
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 4)
-	}
 }
 
 func nodeMemberFlags() []cli.Flag {

@@ -89,6 +89,7 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	} else {
 		cfg.Endpoints = list(c, "from")
 	}
+	spareThreads()
 	out, err := join.Pull(ctx, cfg)
 	if err != nil {
 		return err
