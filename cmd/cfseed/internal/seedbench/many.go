@@ -47,7 +47,10 @@ func many(ctx context.Context, g *ground) (tables []Table, err error) {
 			targets := targetCounts[(i+run)%len(targetCounts)]
 			g.cfg.Progress.Phase(fmt.Sprintf("many, %d targets, run %d of %d", targets, run+1, g.cfg.Runs))
 			s := Many{Run: run, Targets: targets}
-			err := r.UnderLoad(ctx, workload.Puts{Rate: slowRate, ValueSize: loaded.valueSize, Seed: g.cfg.Seed + 1}, func() error {
+			if err := errors.Join(r.Anew(ctx), r.Rest(ctx)); err != nil {
+				return nil, err
+			}
+			err := r.WithLoad(ctx, workload.Puts{Rate: slowRate, ValueSize: loaded.valueSize, Seed: g.cfg.Seed + 1}, func() error {
 				return manyOnce(ctx, g.cfg, r, &s)
 			})
 			if err != nil {
@@ -164,6 +167,10 @@ func manyTable(loaded template, samples []Many) Table {
 		if targets > 1 {
 			name = fmt.Sprintf("%d targets", targets)
 		}
+		ratio := row("  put p99, meanwhile / before", "x", func(s Many) float64 { return measure.Ratio(s.PutSeed.P99, s.PutQuiet.P99) })
+		if loaded.size >= judgedFrom {
+			ratio = ratio.AtMost(maxPutOver)
+		}
 		wall := row(name+": until the last has all", "s", func(s Many) float64 { return s.Wall })
 		chart.Bars = append(chart.Bars, plot.Bar{Label: name, Value: wall.Median, Low: wall.Low, High: wall.High})
 		rows = append(rows, wall,
@@ -172,7 +179,8 @@ func manyTable(loaded template, samples []Many) Table {
 			row("  source CPU", "s", func(s Many) float64 { return s.Source.CPUSeconds }),
 			row("  source peak RSS above control", "MiB", func(s Many) float64 {
 				return measure.MiB(float64(s.Source.PeakRSS) - float64(s.Control.PeakRSS))
-			}),
+			}).AtMost(maxPeakOver),
+			ratio,
 			row("  put p99 before", "ms", func(s Many) float64 { return s.PutQuiet.P99 }),
 			row("  put p99 meanwhile", "ms", func(s Many) float64 { return s.PutSeed.P99 }))
 	}
