@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 
 	"github.com/chainfire/cfseed/internal/fault"
@@ -100,30 +101,42 @@ func (s *Stage) adoptFile(ctx context.Context, path string, bySize map[uint64][]
 		return 0, nil
 	}
 	digest := manifest.FileDigest(size, sums)
-	buf := s.bufs.get()
-	defer s.bufs.put(buf)
 	var adopted uint64
 	for _, file := range bySize[size] {
 		if s.m.Files[file].Digest != digest {
 			continue
 		}
-		for i := range sums {
-			offset, length := chunk.Bounds(size, s.m.ChunkSize, uint64(i))
-			if readAt(f, buf[:length], offset) != nil {
-				break
-			}
-			before := s.BytesDone()
-			if err := s.Put(file, i, buf[:length]); err != nil {
-				if fault.Is(err, fault.Corrupt) {
-					break // it changed under us; the rest is fetched
-				}
-				return adopted, err
-			}
-			adopted += s.BytesDone() - before
+		n, err := s.copyIn(f, file)
+		if adopted += n; err != nil {
+			return adopted, err
 		}
 	}
-	s.mu.Lock()
-	s.reused += adopted
-	s.mu.Unlock()
+	return adopted, nil
+}
+
+// copyIn stages what is missing of a file from one that has the same bytes. What
+// can not be read, or is another by now, is left out. It gives the bytes staged.
+func (s *Stage) copyIn(f io.ReaderAt, file int) (adopted uint64, err error) {
+	entry := &s.m.Files[file]
+	buf := s.bufs.get()
+	defer s.bufs.put(buf)
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reused += adopted
+	}()
+	for i := range entry.Chunks {
+		offset, length := chunk.Bounds(entry.Size, s.m.ChunkSize, uint64(i))
+		if readAt(f, buf[:length], offset) != nil {
+			break
+		}
+		n, err := s.put(file, i, buf[:length])
+		if fault.Is(err, fault.Corrupt) {
+			break // it changed under us; the rest is fetched
+		}
+		if adopted += uint64(n); err != nil {
+			return adopted, err
+		}
+	}
 	return adopted, nil
 }

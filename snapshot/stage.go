@@ -260,28 +260,34 @@ func (f *stagedFile) appendMissing(out []Range, file, chunks int) []Range {
 // After the last chunk of a file, all of it is read back from the disk while
 // others come in.
 func (s *Stage) Put(file, index int, data []byte) error {
+	_, err := s.put(file, index, data)
+	return err
+}
+
+// put is Put, and gives how many bytes were not staged before.
+func (s *Stage) put(file, index int, data []byte) (int, error) {
 	const op = "stage chunk"
 	if file < 0 || file >= len(s.files) || index < 0 || index >= len(s.m.Files[file].Chunks) {
-		return fault.Newf(fault.Corrupt, op, "the seed has no chunk %d of file %d", index, file)
+		return 0, fault.Newf(fault.Corrupt, op, "the seed has no chunk %d of file %d", index, file)
 	}
 	entry := &s.m.Files[file]
 	offset, length := chunk.Bounds(entry.Size, s.m.ChunkSize, uint64(index))
 	if len(data) != length || chunk.Sum(data) != entry.Chunks[index] {
-		return fault.Newf(fault.Corrupt, op, "chunk %d of %s: %d bytes are not those of the manifest",
+		return 0, fault.Newf(fault.Corrupt, op, "chunk %d of %s: %d bytes are not those of the manifest",
 			index, entry.Name, len(data))
 	}
 	f := &s.files[file]
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := s.broken(); err != nil {
-		return err
+		return 0, err
 	}
 	if f.has(index) {
-		return nil
+		return 0, nil
 	}
 	whole := f.missing == 1
 	if err := s.write(file, data, int64(offset), whole); err != nil {
-		return s.breakWith(failure(op, s.path(file), err))
+		return 0, s.breakWith(failure(op, s.path(file), err))
 	}
 	f.have[index/64] |= 1 << (index % 64)
 	f.missing--
@@ -292,7 +298,7 @@ func (s *Stage) Put(file, index int, data []byte) error {
 	if whole {
 		s.checks.start(func(ctx context.Context) { s.checkAhead(ctx, file) })
 	}
-	return nil
+	return length, nil
 }
 
 // checkAhead reads back a file that is whole. What is wrong Verify finds again.

@@ -73,8 +73,6 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		FS:                          failstop.WrapDir(o.FS, s.latch, s.dir),
 		Cache:                       o.Cache,
 		CacheSize:                   DefaultCacheBytes,
-		Comparer:                    Comparer(),
-		FormatMajorVersion:          FormatMajorVersion,
 		MemTableSize:                o.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
 		L0CompactionThreshold:       2,
@@ -95,6 +93,16 @@ func (s *Store) pebbleOptions() *pebble.Options {
 		p.FS = unlockedFS{o.FS}
 	}
 	p.TargetFileSizes[0] = 4 << 20
+	o.shapeTables(p)
+	return p
+}
+
+// shapeTables sets what the bytes of a table depend on besides its records. A
+// table that is written again by TableWriter comes out the same only where this
+// is the same.
+func (o Options) shapeTables(p *pebble.Options) {
+	p.Comparer = Comparer()
+	p.FormatMajorVersion = FormatMajorVersion
 	p.Experimental.ValueSeparationPolicy = func() pebble.ValueSeparationPolicy {
 		return pebble.ValueSeparationPolicy{Enabled: false}
 	}
@@ -106,7 +114,6 @@ func (s *Store) pebbleOptions() *pebble.Options {
 			Compression:    func() *block.CompressionProfile { return o.compression },
 		}
 	}
-	return p
 }
 
 // backgroundError hears of flushes and compactions that failed for another
