@@ -58,8 +58,15 @@ func OpenBase(ctx context.Context, fs vfs.FS, dataDir string, cluster ident.Clus
 	return b, nil
 }
 
-// Close gives the directory free. No Match of it may be in use.
-func (b *Base) Close() error { return b.unlock() }
+// Close gives the directory free. No Match of it may be in use. Closing it again
+// is fine.
+func (b *Base) Close() error {
+	unlock := b.unlock
+	if b.unlock = nil; unlock == nil {
+		return nil
+	}
+	return unlock()
+}
 
 // baseTable is a table of the base of which records are taken.
 type baseTable struct {

@@ -48,6 +48,18 @@
 // Nothing of it is durable before it is captured, and nothing of it is used after
 // a crash: it is begun anew. What it gives is staged and installed as any seed is.
 //
+// # Tables made of records
+//
+// The storage engine writes the same table whenever it is given the same records
+// and the same options. So a table that a base lacks is made again, byte for byte:
+// a Match knows which files of a stopped or former member's directory (its Base)
+// are the seed's, and for a table that none of them is, the source lists hashes of
+// its records (package record). Those that the base has in other tables are taken
+// from there, the rest is asked for, and what is written of them is staged chunk
+// by chunk like anything else that comes in, with the same sums. A hash that two
+// records have, or a source that writes its tables in another way, cost a table
+// that is fetched as a file after all, and nothing else.
+//
 // # Install
 //
 // Each step is durable before the next one begins:

@@ -3,6 +3,8 @@ package snapshot
 import (
 	"bytes"
 	"context"
+	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -14,43 +16,82 @@ import (
 // seedRecords is a source that is here.
 type seedRecords struct {
 	seed   *Seed
-	piece  int // bytes of a piece; 0: as they come
-	listed int // records
-	picked uint64
-	moved  int // bytes
+	piece  int    // bytes of a piece; 0: as they come
+	picked uint64 // records asked for
+	moved  int    // bytes
 
-	list func(r *record.Listed)           // changes a list; may be nil
-	pick func(key, value []byte) [][]byte // changes an answer: keys and values; may be nil
+	list func([]record.Listed) []record.Listed // changes a list; may be nil
+	pick func([]pickedRecord) []pickedRecord   // changes an answer; may be nil
+	tail []byte                                // after a list or an answer
+	fail error                                 // instead of the end of an answer
 }
+
+type pickedRecord struct{ key, value []byte }
 
 func (s *seedRecords) Describe(ctx context.Context, files []int) ([]record.Table, error) {
 	return s.seed.DescribeTables(ctx, files)
 }
 
-func (s *seedRecords) hand(fn func([]byte) error) func([]byte, int) error {
-	return func(b []byte, _ int) error {
-		s.moved += len(b)
-		if s.piece == 0 {
-			return fn(b)
+// hand gives b to fn in pieces.
+func (s *seedRecords) hand(b []byte, fn func([]byte) error) error {
+	s.moved += len(b)
+	for piece := range slices.Chunk(b, max(s.piece, 1<<10)) {
+		if err := fn(piece); err != nil {
+			return err
 		}
-		for len(b) > 0 {
-			n := min(s.piece, len(b))
-			if err := fn(b[:n]); err != nil {
-				return err
-			}
-			b = b[n:]
-		}
-		return nil
 	}
+	return nil
 }
 
 func (s *seedRecords) List(ctx context.Context, file int, fn func([]byte) error) error {
-	return s.seed.ListRecords(ctx, file, s.hand(fn))
+	var in record.ListReader
+	var records []record.Listed
+	err := s.seed.ListRecords(ctx, file, func(b []byte, _ int) error {
+		return in.Feed(b, func(r record.Listed) error { records = append(records, r); return nil })
+	})
+	if err != nil {
+		return err
+	}
+	if s.list != nil {
+		records = s.list(records)
+	}
+	var w record.ListWriter
+	var out []byte
+	for _, r := range records {
+		out = w.Add(out, r)
+	}
+	return s.hand(append(w.Flush(out), s.tail...), fn)
 }
 
 func (s *seedRecords) Pick(ctx context.Context, file int, wanted record.Wanted, fn func([]byte) error) error {
 	s.picked += wanted.Count()
-	return s.seed.PickRecords(ctx, file, wanted, s.hand(fn))
+	asked, err := record.ReadWanted(wanted.Encode())
+	if err != nil {
+		return err
+	}
+	var in record.AnswerReader
+	var records []pickedRecord
+	err = s.seed.PickRecords(ctx, file, asked, func(b []byte, _ int) error {
+		return in.Feed(b, func(key, value []byte) error {
+			records = append(records, pickedRecord{bytes.Clone(key), bytes.Clone(value)})
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if s.pick != nil {
+		records = s.pick(records)
+	}
+	var w record.AnswerWriter
+	var out []byte
+	for _, r := range records {
+		out = w.Append(out, r.key, r.value)
+	}
+	if err := s.hand(append(out, s.tail...), fn); err != nil {
+		return err
+	}
+	return s.fail
 }
 
 // openMatch opens a stage for the seed in new/ and matches it with base/.
@@ -80,6 +121,7 @@ func openMatch(t testing.TB, fs vfs.FS, seed *Seed) (*Stage, *Match) {
 func TestMake(t *testing.T) {
 	fs := vfs.NewMem()
 	seed := diverged(t, fs)
+	before := tree(t, fs, "base")
 	st, m := openMatch(t, fs, seed)
 	src := &seedRecords{seed: seed, piece: 7}
 	tables, err := src.Describe(t.Context(), m.Missing())
@@ -100,26 +142,38 @@ func TestMake(t *testing.T) {
 	if made != size || heard != size || made != st.BytesReused() || len(m.Missing()) > 0 {
 		t.Errorf("made %d, heard of %d, reused %d of %d bytes; missing %v", made, heard, st.BytesReused(), size, m.Missing())
 	}
-	if _, err := m.Adopt(t.Context()); err != nil {
-		t.Fatal(err)
+	if n, err := m.Adopt(t.Context()); err != nil || n != m.Shared() || n+made != st.BytesReused() || n == 0 {
+		t.Fatalf("adopted %d of %d, %d reused: %v", n, m.Shared(), st.BytesReused(), err)
 	}
-	if _, err := putMissing(seed, st); err != nil {
-		t.Fatal(err)
-	}
-	for i := range seed.m.Files {
-		got, err := readFile(fs, st.path(i))
-		if err != nil {
-			t.Fatal(err)
-		}
-		want, err := readFile(fs, fs.PathJoin(seed.Dir(), seed.m.Files[i].Name))
-		if err != nil || !bytes.Equal(got, want) {
-			t.Errorf("%s differs (%v)", seed.m.Files[i].Name, err)
-		}
-	}
+	checkStaged(t, st, seed)
 	if err := st.Install(t.Context(), anIdentity(), InstallOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := checkWhole(fs, "new", seed); err != nil {
 		t.Error(err)
+	}
+	if err := m.base.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if !reflect.DeepEqual(tree(t, fs, "base"), before) {
+		t.Error("the base was changed")
+	}
+}
+
+// checkStaged stages what is missing and compares every byte.
+func checkStaged(t testing.TB, st *Stage, seed *Seed) {
+	t.Helper()
+	if _, err := putMissing(seed, st); err != nil {
+		t.Fatal(err)
+	}
+	for i := range seed.m.Files {
+		got, err := readFile(st.fs, st.path(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := readFile(seed.fs, seed.fs.PathJoin(seed.Dir(), seed.m.Files[i].Name))
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("%s differs (%v)", seed.m.Files[i].Name, err)
+		}
 	}
 }

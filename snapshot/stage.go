@@ -216,7 +216,7 @@ func (s *Stage) BytesDone() uint64 {
 }
 
 // BytesReused is how much of it was already there when the stage was opened,
-// plus what Adopt found.
+// plus what Adopt found and Make made.
 func (s *Stage) BytesReused() uint64 {
 	s.mu.Lock()
 	defer s.mu.Unlock()
