@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/chainfire/cfseed/internal/datadir"
 	"github.com/chainfire/cfseed/snapshot/record"
@@ -175,5 +176,47 @@ func checkStaged(t testing.TB, st *Stage, seed *Seed) {
 		if err != nil || !bytes.Equal(got, want) {
 			t.Errorf("%s differs (%v)", seed.m.Files[i].Name, err)
 		}
+	}
+}
+
+// TestMakeSideBySide: tables are made at once, beside the copying of files.
+func TestMakeSideBySide(t *testing.T) {
+	fs := vfs.NewMem()
+	src := newSource(t, fs, "source/state-1")
+	flush := func() {
+		if err := src.st.Flush(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	src.fill(300, 300)
+	makeBase(t, src.fork("origin/state-1"), "base")
+	for range 4 {
+		src.change(5)
+		src.fill(100, 300)
+		flush()
+	}
+	seed := src.capture("source/seeds/a")
+	st, m := openMatch(t, fs, seed)
+	tables, err := seed.DescribeTables(t.Context(), m.Missing())
+	if err != nil || len(tables) == 0 {
+		t.Fatal(tables, err)
+	}
+	var group errgroup.Group
+	group.Go(func() error { _, err := m.Adopt(t.Context()); return err })
+	for _, table := range tables {
+		group.Go(func() error {
+			_, err := m.Make(t.Context(), table, &seedRecords{seed: seed}, nil)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if missing := m.Missing(); len(missing) > 0 || st.BytesReused() != st.BytesDone() {
+		t.Errorf("%v are missing, %d bytes of %d reused", missing, st.BytesReused(), st.BytesDone())
+	}
+	checkStaged(t, st, seed)
+	if err := st.Install(t.Context(), anIdentity(), InstallOptions{}); err != nil {
+		t.Fatal(err)
 	}
 }
