@@ -58,7 +58,6 @@ var codeMap = map[string]int{
 	"snapshot/chunk":          1,
 	"snapshot/manifest":       1,
 	"snapshot/record":         1,
-	"snapshot/span":           1,
 
 	"internal/background":      0,
 	"internal/failstop":        0,
@@ -138,8 +137,8 @@ var denials = []denial{
 	{"snapshot{,/...}", "google.golang.org/grpc{,/...}", "", "snapshot deals in files; transfer carries them"},
 	{"snapshot{,/...}", "go.etcd.io/raft/...", "", "snapshot reaches the log through raftlog.Seed alone"},
 	{"raftlog", "internal/state{,/...}", "", "the log holds bytes; what they mean is not its business"},
-	{"snapshot/{archive,chunk,manifest,record,span}", "internal/state{,/...}", "", "pure formats, fuzzed without a database"},
-	{"snapshot/{archive,chunk,manifest,record,span}", "github.com/cockroachdb/pebble/...", "", "pure formats, fuzzed without a database"},
+	{"snapshot/{archive,chunk,manifest,record}", "internal/state{,/...}", "", "pure formats, fuzzed without a database"},
+	{"snapshot/{archive,chunk,manifest,record}", "github.com/cockroachdb/pebble/...", "", "pure formats, fuzzed without a database"},
 	{"{internal/...,proto/...,raftlog,snapshot{,/...},transfer{,/...},verify{,/...}}", "node{,/...}", "", "folders form no circle: nothing below node knows it"},
 	{"...", "node/sim", "node/sim", "the simulator is test equipment"},
 	{"...", "internal/shape", "cmd/cfseed/internal/netbench", "a bad line is test equipment"},

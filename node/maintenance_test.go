@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -295,26 +296,22 @@ func TestMemberThatDiffersRaisesAlarm(t *testing.T) {
 // falsify changes what a stopped member's state says of its digest.
 func falsify(t *testing.T, dir string) {
 	t.Helper()
-	raw, err := store.OpenRaw(dir, store.Options{})
+	db, err := pebble.Open(dir, &pebble.Options{Comparer: store.Comparer(), FormatMajorVersion: store.FormatMajorVersion})
 	if err != nil {
 		t.Fatal(err)
 	}
-	it, err := raw.Iterate()
+	it, err := db.NewIter(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var key, value []byte
-	for ok := it.SeekAfter(nil); ok && key == nil; ok = it.Next() {
+	for ok := it.First(); ok && key == nil; ok = it.Next() {
 		if bytes.Contains(it.Key(), []byte("head")) {
-			v, err := it.Value()
-			if err != nil {
-				t.Fatal(err)
-			}
-			key, value = bytes.Clone(it.Key()), bytes.Clone(v)
+			key, value = bytes.Clone(it.Key()), bytes.Clone(it.Value())
 		}
 	}
 	value[20] ^= 1 // within the digest
-	if err := errors.Join(it.Close(), raw.Set(key, value), raw.Apply(), raw.Close()); err != nil {
+	if err := errors.Join(it.Close(), db.Set(key, value, pebble.Sync), db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

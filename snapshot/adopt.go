@@ -7,43 +7,9 @@ import (
 	"os"
 
 	"github.com/chainfire/cfseed/internal/fault"
-	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/snapshot/chunk"
 	"github.com/chainfire/cfseed/snapshot/manifest"
 )
-
-// AdoptMember is Adopt for the data directory of a stopped or former member of
-// the seed's cluster, whichever state it has. The directory is locked while it
-// is read and left as it was. One that is in use is fault.InUse, one without a
-// member or of another cluster fault.Refused.
-func (s *Stage) AdoptMember(ctx context.Context, dataDir string) (bytes uint64, err error) {
-	const op = "adopt files"
-	base, unlock, err := lockStopped(s.fs, dataDir)
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, unlock()) }()
-	id, err := base.ReadIdentity()
-	if err != nil {
-		return 0, err
-	}
-	if !id.Cluster.Same(s.m.Cluster) {
-		return 0, fault.Newf(fault.Refused, op, "it is of cluster %s, the seed of cluster %s",
-			ident.FormatID(id.Cluster.ID), ident.FormatID(s.m.Cluster.ID)).At(dataDir).
-			WithHint("name the old directory of a member of this cluster, or none")
-	}
-	states, err := base.States()
-	if err != nil {
-		return 0, err
-	}
-	for _, n := range states {
-		adopted, err := s.Adopt(ctx, base.State(n))
-		if bytes += adopted; err != nil {
-			return bytes, err
-		}
-	}
-	return bytes, nil
-}
 
 // Adopt looks in dir, the state directory of another or former member, for
 // files of this seed and copies those it finds, by digest, whatever their name.

@@ -37,16 +37,15 @@
 //
 // # Delta
 //
-// A Delta makes a seed of the state of a member that does not run, its base, and
-// the records in which a source's seed differs from it:
-//
-//	staging/delta/work    the base's state, linked or copied, with what differs
-//	                      written to it
-//	staging/delta/spans   the source's list of spans, as package span describes it
-//	staging/delta/seed    what is made of it: captured, compared with the list
-//
-// Nothing of it is durable before it is captured, and nothing of it is used after
-// a crash: it is begun anew. What it gives is staged and installed as any seed is.
+// A Base is the data directory of a member that does not run; a Match says what a
+// stage can take from it. Files that are the seed's are copied (Adopt). A table that
+// the base has not is made again of records (Make): the source lists hashes of them
+// in order, as package record describes it, the target looks for them in those
+// tables of the base that the seed has not, asks for the others, and writes a table
+// of all. What writes tables is a function of their records, so that the bytes are
+// the seed's; each chunk is compared with the manifest as one that was fetched is,
+// and where it differs it stays missing. The base is only read, and nothing of a
+// delta is on disk but the stage.
 //
 // # Tables made of records
 //

@@ -373,3 +373,30 @@ func (f cloneableFS) clone(percent int, seed uint64) *vfs.MemFS {
 	defer f.mu.Unlock()
 	return f.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: percent, RNG: rand.New(rand.NewPCG(seed, 0))})
 }
+
+// makeBase closes a source and makes its state that of a stopped member.
+func makeBase(t testing.TB, src *source, dir string) {
+	t.Helper()
+	src.close()
+	d := datadir.At(src.fs, dir)
+	id := anIdentity()
+	id.MemberID, id.Name = 9, "old"
+	err := errors.Join(src.fs.MkdirAll(dir, 0o755), src.fs.Rename(src.dir, d.State(1)),
+		raftlog.Seed(d.Raft(), raftlog.Options{FS: src.fs}, raftlog.SeedState{Position: src.pos, State: 1}), d.CommitIdentity(id))
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// diverged makes two states that have most in common: the base below base/, and
+// the source's seed.
+func diverged(t testing.TB, fs vfs.FS) *Seed {
+	t.Helper()
+	src := newSource(t, fs, "source/state-1")
+	src.fill(400, 300)
+	base := src.fork("origin/state-1")
+	makeBase(t, base, "base")
+	src.change(17)
+	src.apply(func(b *store.Batch) error { return b.Set(store.AuthUsers, []byte("root"), []byte("someone")) })
+	return src.capture("source/seeds/a")
+}

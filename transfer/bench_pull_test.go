@@ -213,7 +213,8 @@ func stageFromMemory(ctx context.Context, dir string, seed *snapshot.Seed, chunk
 	if err != nil {
 		return err
 	}
-	queue := newWorkQueue(fileStage{st}.Missing(), 2)
+	queue := newWorkQueue(nil)
+	queue.begin(fileStage{st}.Missing(), 2, time.Now())
 	errs := make([]error, 2)
 	var wg sync.WaitGroup
 	for i := range errs {

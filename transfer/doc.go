@@ -1,7 +1,8 @@
 // Package transfer moves verified chunks of a seed between members: the Seed
 // service (Server), its client (Pull), and a push into a node that waits for a
-// seed (Push, Receive). A target that has a state of its own may compare records
-// instead of fetching files (Delta, SpanSource). It knows no storage engine, no Raft and no terminal:
+// seed (Push, Receive). A target that has an old state may copy files of it and
+// make tables of its records, beside what it fetches (Delta, RecordSource). It
+// knows no storage engine, no Raft and no terminal:
 // what it serves, writes and reports goes through the interfaces and callbacks
 // declared here.
 //
@@ -23,7 +24,9 @@
 //     stored: as many as a long line holds, hardly any on a short one. That, and
 //     no window of gRPC's, bounds what a target holds in memory and what it
 //     loses when it is killed.
-//  7. Seeds give way to what the source is there for: all of them together keep
+//  7. What could be made and was not is fetched: no error of a Delta's ends a pull.
+//     A table is made or fetched, not both, unless it could not be made.
+//  8. Seeds give way to what the source is there for: all of them together keep
 //     to a Pace that follows how long its writes and the syncs of its log take,
 //     above a floor.
 //
@@ -55,11 +58,11 @@
 //	1+1-4  0x7a, varint: length of the data (absent when empty)
 //	n      data
 //
-// ListSpans and DiffSpans stream bytes as package span describes them, in the same
-// frames: as file 0xfffffffe in chunks of at most 128 KiB, packed with zstd unless
-// the request names something else, with the root as the file's digest and, of a
-// chunk, the xxh3 of what it carries. There is no digest of the whole: what is made
-// of it is compared with the source's digests, record by record.
+// ListRecords and PickRecords stream bytes as package record describes them, in the
+// same frames: as file 0xfffffffe in chunks of at most 128 KiB, packed with zstd
+// unless the request names something else, with the root as the file's digest and,
+// of a chunk, the xxh3 of what it carries. There is no digest of the whole: the table
+// that is made of it is compared with the manifest, chunk by chunk.
 //
 // Inside a Receive stream the same bytes are wrapped as field 2 of
 // ReceiveRequest (0x12, varint length). Other implementations of protobuf read

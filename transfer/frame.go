@@ -59,7 +59,7 @@ func (d *damaged) Unwrap() error { return d.err }
 // the state between frames; the caller reads them.
 type frameReader struct {
 	layout *layout // nil while what travels is no file of the seed
-	file   uint32  // then its number: of the manifest, or of spans
+	file   uint32  // then its number: of the manifest, or of records
 	root   [32]byte
 	ranges []Range
 

@@ -15,7 +15,8 @@ type idleTimer struct {
 	last    time.Time
 	counter *byteCounter // may be nil
 	seen    uint64
-	paused  bool
+	paused  time.Time // since when; zero = it is not
+	turns   int
 }
 
 func newIdleTimer(counter *byteCounter) *idleTimer {
@@ -30,21 +31,55 @@ func newIdleTimer(counter *byteCounter) *idleTimer {
 func (t *idleTimer) touch() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.last, t.paused = time.Now(), false
+	t.last, t.paused = time.Now(), time.Time{}
 }
 
 // pause stops the clock while it is not the peer's turn; touch starts it again.
 func (t *idleTimer) pause() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.paused = true
+	t.stop()
+}
+
+// stop stops the clock. t.mu is held.
+func (t *idleTimer) stop() {
+	if t.paused.IsZero() {
+		t.paused = time.Now()
+	}
+}
+
+// resume lets the clock go on as if it had not been paused.
+func (t *idleTimer) resume() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if !t.paused.IsZero() {
+		t.last, t.paused = t.last.Add(time.Since(t.paused)), time.Time{}
+	}
+}
+
+// turn says that somebody waits for the peer, until over. Between turns the clock
+// is stopped.
+func (t *idleTimer) turn() {
+	t.resume()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.turns++
+}
+
+// over ends a turn.
+func (t *idleTimer) over() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.turns--; t.turns == 0 {
+		t.stop()
+	}
 }
 
 // since is the time without progress.
 func (t *idleTimer) since() time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.paused {
+	if !t.paused.IsZero() {
 		return 0
 	}
 	if t.counter != nil {

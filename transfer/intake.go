@@ -135,6 +135,14 @@ func (r *reporter) stored(n int) {
 	r.advance(r.now.BytesDone + uint64(n))
 }
 
+// found adds n bytes to what is done, which were here: they tell nothing of the rate.
+func (r *reporter) found(n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.lastDone += n
+	r.advance(r.now.BytesDone + n)
+}
+
 // reached sets what the other side says is done.
 func (r *reporter) reached(done, total uint64) {
 	r.mu.Lock()

@@ -98,15 +98,15 @@ func (r *round) inUse(ctx context.Context) []*lane {
 	return r.lanes
 }
 
-// fetchRanges fetches missing over all lanes. One that breaks gives its rest
-// back for the others; the first reason is returned when something is left.
-func (r *round) fetchRanges(ctx context.Context, missing []Range) error {
+// fetchRanges fetches what is missing over all lanes. One that breaks gives its
+// rest back for the others; the first reason is returned when something is left.
+func (r *round) fetchRanges(ctx context.Context, queue *workQueue) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lanes := r.inUse(ctx)
 	// Of lanes that have channels the system asks whether the other side is there.
 	r.asked.Store(&[]chainfirev1.SeedClient{r.client})
-	queue := newWorkQueue(missing, len(lanes))
+	queue.begin(r.stage.Missing(), len(lanes), time.Now())
 	errs := make([]error, len(lanes))
 	var wg sync.WaitGroup
 	for i, l := range lanes {
@@ -220,6 +220,9 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 		if again && err == nil { // else it is in the rest
 			l.check.Store(true) // it may be the source's disk
 			queue.add(Range{File: id.file, First: id.index, Count: 1})
+		}
+		if !again && err == nil {
+			queue.stored()
 		}
 		return err
 	}

@@ -26,7 +26,10 @@ type PullConfig struct {
 	// new manifest: what the two have in common is to be kept. The last stage
 	// stays open, for the caller to install and close.
 	OpenStage func(manifest []byte) (Stage, error)
-	Delta     Delta // makes the seed in another way, where it can; may be nil
+	// OpenDelta gives what the target has beside the stage that was opened last; nil:
+	// nothing. An error ends the pull. What is opened is the caller's to close.
+	OpenDelta func(ctx context.Context) (Delta, error)
+	DeltaBy   string // DeltaAuto, DeltaFiles or DeltaRanges; "" = auto
 
 	Cluster     ident.Cluster // expected; zero = any
 	WantRoot    []byte        // the seed that is staged in part; nil = any
@@ -102,8 +105,8 @@ type PullResult struct {
 	ManifestBytes  []byte
 	Stage          Stage // the last that OpenStage gave, open; nil if there is none
 	BytesTotal     uint64
-	BytesWire      uint64 // chunk data received, compressed, repetitions included; of a Delta both ways
-	BytesReused    uint64 // of BytesTotal, there before this pull
+	BytesWire      uint64 // chunk data received, compressed, repetitions included; and what moved for tables that were made
+	BytesReused    uint64 // of BytesTotal, there before this pull, shared by the Delta's base, or made of its records
 	BytesRefetched uint64 // raw bytes that came damaged and were asked for again
 	BytesDiscarded uint64 // fetched or reused, but not shared with the seed of a later source
 	Source         string // endpoint of the last source
@@ -111,7 +114,7 @@ type PullResult struct {
 	Seconds        float64
 	Failovers      int
 	Retries        int
-	Built          bool // by the Delta: the stage is not complete, what it built is
+	Made           Made // of a Delta
 }
 
 // puller is one pull. Its methods run on one goroutine unless they say so.
@@ -134,6 +137,11 @@ type puller struct {
 	layout *layout // nil until there is a stage
 	stage  Stage
 	in     *intake
+
+	delta   Delta // beside the stage; nil: none
+	adopted bool  // what its base shares is staged
+	unmade  int   // tables in a row that it could not make
+
 	report reporter
 	notify sync.Mutex
 	result PullResult
@@ -179,6 +187,11 @@ func Pull(ctx context.Context, cfg PullConfig) (PullResult, error) {
 		p.result.BytesRefetched += p.in.refetched()
 	}
 	err = callerError(ctx, "pull", err)
+	if cfg.OpenDelta != nil {
+		made := p.result.Made
+		cfg.Logger.Info("delta ended", "bytes_shared", made.BytesShared, "bytes_made", made.BytesMade, "tables_made", made.Tables,
+			"bytes_wire_for_made", made.BytesMoved, "bytes_fetched", p.result.BytesTotal-min(p.result.BytesReused, p.result.BytesTotal))
+	}
 	cfg.Logger.Info("pull ended", "source", p.result.Source, "lease", ident.FormatID(p.result.LeaseID),
 		"seconds", p.result.Seconds, "bytes_wire", p.result.BytesWire, "channels", p.overChannels(), "result", result(err))
 	return p.result, err

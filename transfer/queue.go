@@ -1,14 +1,26 @@
 package transfer
 
-import "sync"
+import (
+	"slices"
+	"sync"
+	"time"
+)
 
 // workQueue hands out what is missing, in shares that get smaller towards the
-// end, so that all streams finish at about the same time.
+// end, so that all streams finish at about the same time. A file of which nothing
+// was handed out can be claimed, to come in another way.
 type workQueue struct {
 	mu      sync.Mutex
 	ranges  []Range
 	chunks  int // in ranges
 	streams int
+	handed  map[int]bool // files of which a part was handed out
+	claimed map[int]int  // chunks of files that were claimed and are not here again
+	rank    map[int]int  // of files; those of the least are handed out first
+
+	began time.Time     // handing out
+	came  int           // chunks since then
+	took  time.Duration // until the last of them
 }
 
 // Bounds of a share.
@@ -18,10 +30,37 @@ const (
 	shareDivide = 2    // a share is what is left / (streams * shareDivide)
 )
 
-func newWorkQueue(missing []Range, streams int) *workQueue {
-	q := &workQueue{streams: streams}
+// newWorkQueue makes a queue for begin to hand out, or to claim from before that.
+func newWorkQueue(missing []Range) *workQueue {
+	q := &workQueue{streams: 1, handed: make(map[int]bool), claimed: make(map[int]int)}
 	q.add(missing...)
 	return q
+}
+
+// begin says that streams take shares from now on, of what is missing by now.
+func (q *workQueue) begin(missing []Range, streams int, now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.ranges, q.chunks, q.streams, q.began = nil, 0, streams, now
+	for _, r := range missing {
+		if _, claimed := q.claimed[r.File]; !claimed {
+			q.ranges = append(q.ranges, r)
+			q.chunks += r.Count
+		}
+	}
+	q.sort()
+}
+
+// arrange says in which order files are handed out; those without a rank first.
+func (q *workQueue) arrange(rank map[int]int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rank = rank
+	q.sort()
+}
+
+func (q *workQueue) sort() {
+	slices.SortStableFunc(q.ranges, func(a, b Range) int { return q.rank[a.File] - q.rank[b.File] })
 }
 
 // add puts ranges (back) into the queue.
@@ -32,6 +71,61 @@ func (q *workQueue) add(ranges ...Range) {
 		q.ranges = append(q.ranges, r)
 		q.chunks += r.Count
 	}
+}
+
+// files counts the chunks of each file.
+func (q *workQueue) files() map[int]int {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := make(map[int]int)
+	for _, r := range q.ranges {
+		out[r.File] += r.Count
+	}
+	return out
+}
+
+// claim takes all of a file out of the queue; false when there is none of it, or
+// when a part was handed out.
+func (q *workQueue) claim(file int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.handed[file] {
+		return false
+	}
+	before, chunks := len(q.ranges), q.chunks
+	q.ranges = slices.DeleteFunc(q.ranges, func(r Range) bool {
+		if r.File == file {
+			q.chunks -= r.Count
+		}
+		return r.File == file
+	})
+	if len(q.ranges) == before {
+		return false
+	}
+	q.claimed[file] = chunks - q.chunks
+	return true
+}
+
+// claimable reports whether claim would give it.
+func (q *workQueue) claimable(file int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return !q.handed[file] && slices.ContainsFunc(q.ranges, func(r Range) bool { return r.File == file })
+}
+
+// kept says that what was claimed of a file has come.
+func (q *workQueue) kept(file int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.claimed[file] = 0
+}
+
+// giveBack ends a claim; ranges are what is missing of the file.
+func (q *workQueue) giveBack(file int, ranges []Range) {
+	q.mu.Lock()
+	delete(q.claimed, file)
+	q.mu.Unlock()
+	q.add(ranges...)
 }
 
 // take gives the next share, of at most so many chunks, nil when there is none.
@@ -50,9 +144,46 @@ func (q *workQueue) take(most int) []Range {
 		}
 		share -= r.Count
 		q.chunks -= r.Count
+		q.handed[r.File] = true
 		out = append(out, r)
 	}
 	return out
+}
+
+// stored notes that a chunk that was handed out has come.
+func (q *workQueue) stored() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.came++
+	q.took = time.Since(q.began)
+}
+
+// ahead is how long the streams will take for all that is in the queue, at the
+// rate so far: at most that, for as many chunks may be on their way as there are
+// streams. begun: they take shares.
+func (q *workQueue) ahead(now time.Time) (left time.Duration, begun bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.began.IsZero() {
+		return 0, false
+	}
+	each := now.Sub(q.began).Seconds() / float64(q.came+q.streams)
+	return time.Duration(float64(q.chunks) * each * float64(time.Second)), true
+}
+
+// behind is how long the streams would take for what is claimed and has not come, at
+// the rate so far; each is the time of a chunk where they have brought nothing.
+// known: there is a rate.
+func (q *workQueue) behind(each time.Duration) (left time.Duration, known bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.came > 0 {
+		each = q.took / time.Duration(q.came)
+	}
+	for _, chunks := range q.claimed {
+		left += time.Duration(chunks) * each
+	}
+	return left, each > 0
 }
 
 func (q *workQueue) empty() bool {

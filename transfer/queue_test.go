@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 )
@@ -20,7 +21,8 @@ func TestWorkQueue(t *testing.T) {
 			}
 		}
 		streams := rapid.IntRange(1, 8).Draw(t, "streams")
-		q := newWorkQueue(missing, streams)
+		q := newWorkQueue(missing)
+		q.begin(missing, streams, time.Now())
 		left := len(want)
 		most := rapid.IntRange(leastShare, 64).Draw(t, "most")
 		for share := q.take(most); share != nil; share = q.take(most) {

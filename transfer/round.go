@@ -30,6 +30,7 @@ type round struct {
 	end    context.CancelCauseFunc
 	limit  atomic.Int64 // of silence, in nanoseconds
 
+	flow     flow // of records
 	lanes    []*lane
 	asked    atomic.Pointer[[]chainfirev1.SeedClient] // of the connections that must answer
 	trip     time.Duration                            // of a small call; set before measured is closed; 0: not known
@@ -151,26 +152,36 @@ func (r *round) fetchAll(ctx context.Context) error {
 			return err
 		}
 	}
-	if built, err := r.build(ctx); built || err != nil {
-		return err
+	defer r.idle.resume()
+	if r.delta != nil {
+		if err := r.fetchBeside(ctx); err != nil {
+			return err
+		}
 	}
 	for {
 		missing := r.stage.Missing()
 		if len(missing) == 0 {
 			return nil
 		}
-		for _, m := range missing {
-			if err := r.layout.checkRange(m); err != nil {
-				return &localError{err}
-			}
-		}
-		began := time.Now()
-		err := r.fetchRanges(ctx, missing)
-		r.fetching += time.Since(began)
-		if err != nil {
+		if err := r.fetchFrom(ctx, newWorkQueue(missing)); err != nil {
 			return err
 		}
 	}
+}
+
+// fetchFrom fetches what is missing and nobody has claimed.
+func (r *round) fetchFrom(ctx context.Context, queue *workQueue) error {
+	for _, m := range r.stage.Missing() {
+		if err := r.layout.checkRange(m); err != nil {
+			return &localError{err}
+		}
+	}
+	r.idle.turn()
+	defer r.idle.over()
+	began := time.Now()
+	err := r.fetchRanges(ctx, queue)
+	r.fetching += time.Since(began)
+	return err
 }
 
 // restage fetches the manifest and opens the stage for it.
@@ -201,11 +212,14 @@ func (r *round) restage(ctx context.Context) error {
 	}
 	r.idle.pause() // it may read back a large stage, and the source is not to blame
 	stage, err := r.cfg.OpenStage(encoded)
+	if err == nil {
+		r.stage, r.layout, r.fetching = stage, l, 0
+		err = r.openDelta(ctx)
+	}
 	r.idle.touch()
 	if err != nil {
 		return &localError{err}
 	}
-	r.stage, r.layout, r.fetching = stage, l, 0
 	r.in = &intake{layout: l, stage: stage, codec: r.codec, pool: r.pool, report: &r.report, attempts: make(map[chunkID]int)}
 	r.account(had)
 	return nil

@@ -13,7 +13,7 @@ import (
 	"github.com/chainfire/cfseed/internal/ident"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
-	"github.com/chainfire/cfseed/snapshot/span"
+	"github.com/chainfire/cfseed/snapshot/record"
 )
 
 // Authorizer decides who may read a seed. It is asked at every RPC, with the
@@ -71,9 +71,14 @@ type Seed interface {
 	// ReadChunk reads a whole chunk, into buf when that is large enough. The
 	// result may alias buf.
 	ReadChunk(ctx context.Context, file, chunk int, buf []byte) ([]byte, error)
-	// OpenRecords opens the state that the seed holds, for as long as the seed is
-	// there; the caller closes it.
-	OpenRecords() (span.Reader, error)
+	// DescribeTables says of files, which are tables, whether they can be listed.
+	DescribeTables(ctx context.Context, files []int) ([]record.Table, error)
+	// ListRecords gives the list of a table's records as package record has it, piece
+	// by piece; a piece is not kept. read counts the bytes of the table that were read
+	// since the piece before it.
+	ListRecords(ctx context.Context, file int, emit func(piece []byte, read int) error) error
+	// PickRecords is ListRecords for the records themselves that are wanted of a list.
+	PickRecords(ctx context.Context, file int, wanted record.Wanted, emit func(piece []byte, read int) error) error
 }
 
 // FileSeed is a Seed whose chunks can be sent from its files without being read.

@@ -168,7 +168,7 @@ func (s *sender) chunk(file uint32, index int, raw []byte, payload mem.Buffer) e
 	c := &chainfirev1.FrameChunk{Seed: seedID(s.layout.root), File: file, Index: uint32(index), RawSize: uint32(len(raw))}
 	if int64(file) < int64(len(s.layout.Files)) {
 		c.Xxh3 = s.layout.Files[file].Chunks[index]
-	} else { // the manifest, or spans
+	} else { // the manifest, or records
 		c.Xxh3 = chunk.Sum(raw)
 	}
 	if with := s.choice.next(s.codec, file, raw); with != chunk.None {

@@ -31,10 +31,9 @@ type session struct {
 	lost     chan struct{} // closed when the lease was found to have ended
 	ttl      atomic.Int64  // of the lease, in nanoseconds, as last renewed
 
-	opened  time.Time
-	choice  choice        // of the compression, for all streams
-	records recordBox     // of the seed, while they are compared
-	sent    atomic.Uint64 // raw bytes of chunks sent, repetitions included
+	opened time.Time
+	choice choice        // of the compression, for all streams
+	sent   atomic.Uint64 // raw bytes of chunks sent, repetitions included
 
 	// Guarded by Server.mu.
 	slot      bool
@@ -177,9 +176,8 @@ func (s *Server) acquire(ctx context.Context, lease Lease, want []byte, minimum 
 		release()
 		return nil, err
 	}
-	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, slot: true, secret: newSecret(),
+	sess := &session{opened: time.Now(), lease: lease, seed: seed, layout: l, release: release, slot: true, secret: newSecret(),
 		slotTurn: make(chan struct{}, 1), lost: make(chan struct{}), idleSince: time.Now()}
-	sess.release = func() { sess.records.close(); release() }
 	sess.slotTurn <- struct{}{}
 	sess.ttl.Store(int64(lease.TTL))
 	return sess, nil
@@ -227,7 +225,6 @@ func (s *Server) freeSlot(sess *session) {
 	if sess.slot {
 		sess.slot = false
 		s.slots.release()
-		s.wg.Go(sess.records.close)
 	}
 }
 
@@ -281,7 +278,7 @@ func (s *Server) takeSlot(ctx context.Context, sess *session) error {
 }
 
 // use finds the session of a lease and makes the caller one of its users; with
-// the first, renewal of the lease begins.
+// the first, renewal of the lease begins. A limit below 0 leaves that as it is.
 func (s *Server) use(lease uint64, root [32]byte, limit int64) (*session, error) {
 	s.mu.Lock()
 	sess := s.sessions[lease]
@@ -295,7 +292,7 @@ func (s *Server) use(lease uint64, root [32]byte, limit int64) (*session, error)
 			WithHint("use fewer parallel streams")
 	}
 	sess.users++
-	if limit != sess.limit {
+	if limit >= 0 && limit != sess.limit {
 		sess.limit, sess.limiter = limit, newLimiter(limit)
 	}
 	if sess.users == 1 && sess.stopRenew == nil {

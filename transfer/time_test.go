@@ -194,3 +194,41 @@ func TestBackoff(t *testing.T) {
 		}
 	}
 }
+
+// TestIdleTurns: only while somebody waits for a peer does its silence count, and
+// what it was silent in one turn counts in the next.
+func TestIdleTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		timer := newIdleTimer(nil)
+		pass := func(d time.Duration) { _ = sleep(t.Context(), d) }
+		is := func(want time.Duration) {
+			t.Helper()
+			if got := timer.since(); got != want {
+				t.Errorf("silent for %s, want %s", got, want)
+			}
+		}
+		timer.pause()
+		pass(time.Hour)
+		is(0)
+		timer.turn()
+		pass(time.Second)
+		timer.turn() // another one waits as well
+		pass(time.Second)
+		timer.over()
+		pass(time.Second)
+		is(3 * time.Second)
+		timer.over()
+		pass(time.Hour)
+		is(0)
+		timer.turn()
+		pass(time.Second)
+		is(4 * time.Second)
+		timer.touch()
+		is(0)
+		timer.over()
+		pass(time.Hour)
+		timer.resume()
+		pass(time.Second)
+		is(time.Second)
+	})
+}

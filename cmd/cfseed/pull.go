@@ -35,7 +35,7 @@ func pullCommand(env *command.Env) *cli.Command {
 			&cli.StringFlag{Name: "data-dir", Usage: "the new node's data `DIR`"},
 			&cli.StringFlag{Name: "name", Usage: "reserve the member under `NAME`; default made from the directory's nonce"},
 			&cli.StringFlag{Name: "delta", Usage: "take what did not change from `OLD-DIR`, the data directory of a member that no longer runs; it is only read"},
-			&cli.StringFlag{Name: "delta-by", Value: join.DeltaAuto, Usage: "... by `WAY`: its files, or the ranges of its records that differ (auto, files, ranges)"},
+			&cli.StringFlag{Name: "delta-by", Value: join.DeltaAuto, Usage: "... by `WAY`: files that are the same, and new ones made of its records where that is sooner (auto), never (files), or wherever it can be done (ranges)"},
 			&cli.IntFlag{Name: "parallel", Usage: "`N` connections that the seed comes over; default 2, or 4 on a long line"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Usage: "the cluster keeps the log after the seed for `DURATION`"},
 			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},

@@ -109,17 +109,6 @@ func (l *ledger) commit(accounts []int, op func(int) clientv3.Op) {
 	}
 }
 
-// most bounds the bytes of a delta by ranges in which so much has changed: a hash
-// for each version of an account and for each revision, and of what changed about
-// half of its size, packed.
-func (l *ledger) most(percent int) float64 {
-	written := 0
-	for _, v := range l.version {
-		written += max(v, 1)
-	}
-	return float64(written)*6 + float64(l.n*percent/100)*ledgerValue/2 + 64<<10
-}
-
 // compact drops the history; the members delete it at their own pace.
 func (l *ledger) compact() {
 	l.c.t.Helper()
@@ -132,6 +121,20 @@ func (l *ledger) compact() {
 	}
 	if err != nil {
 		l.c.t.Fatalf("compact: %v", err)
+	}
+}
+
+// merge lets the members merge all their tables, so that none is left that has what
+// changed and nothing else.
+func (l *ledger) merge() {
+	l.c.t.Helper()
+	client := l.c.Client()
+	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+	defer cancel()
+	for _, e := range client.Endpoints() {
+		if _, err := client.Defragment(ctx, e); err != nil {
+			l.c.t.Fatalf("defragment: %v", err)
+		}
 	}
 }
 
@@ -169,9 +172,10 @@ func (c *Cluster) pullDelta(name, from, base, by string, more ...string) (*Node,
 	return n, r
 }
 
-// TestPullDeltaByRanges: where changes are all over the keys, the records that
-// differ are a fraction of the files that do. What is installed joins, is what
-// the others have, and verifies.
+// TestPullDeltaByRanges: where changes are all over the keys, tables are made of
+// records, and what comes over the line is a fraction of what differs in files.
+// What is installed is the source's seed, joins, is what the others have, and
+// verifies.
 func TestPullDeltaByRanges(t *testing.T) {
 	t.Parallel()
 	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
@@ -180,44 +184,50 @@ func TestPullDeltaByRanges(t *testing.T) {
 	random := func(percent int) []int { return l.rng.Perm(l.n)[:l.n*percent/100] }
 	var last *Node
 	steps := []struct {
-		name    string
-		percent int
-		change  func()
+		name   string
+		most   float64 // percent of the seed that may come over the line
+		merged bool    // into tables of which the base has none
+		change func()
 	}{
-		{"1 % at random", 1, func() { l.change(random(1)) }},
-		{"5 % at random", 5, func() { l.change(random(5)) }},
-		{"20 % at random", 20, func() { l.change(random(20)) }},
-		{"5 % in one range", 5, func() {
+		{"1 % at random", 5, false, func() { l.change(random(1)) }},
+		{"1 % at random, all merged", 15, true, func() { l.change(random(1)) }},
+		{"5 % at random", 35, true, func() { l.change(random(5)) }},
+		{"20 % at random", 65, true, func() { l.change(random(20)) }},
+		{"5 % in one range", 25, true, func() {
 			hot := make([]int, l.n/20)
 			for k := range hot {
 				hot[k] = l.n/3 + k
 			}
 			l.change(hot)
 		}},
-		{"10 % deleted, history compacted", 10, func() { l.drop(random(10)); l.compact() }},
+		{"10 % deleted, history compacted", 35, true, func() { l.drop(random(10)); l.compact() }},
 	}
 	for i, step := range steps {
 		base, _ := c.pullDelta(fmt.Sprintf("base%d", i), line.URL(), "", "", "--lease-ttl", "3s")
 		c.AwaitNoLease() // or the next pull would share its seed
 		step.change()
-		_, byFiles := c.pullDelta(fmt.Sprintf("files%d", i), line.URL(), base.DataDir, "files", "--lease-ttl", "3s")
+		if step.merged {
+			l.merge()
+		}
 		before, seen := treeHash(t, base.DataDir), line.Bytes(shape.Down)
 		n, r := c.pullDelta(fmt.Sprintf("ranges%d", i), line.URL(), base.DataDir, "ranges")
-		down := line.Bytes(shape.Down) - seen
-		t.Logf("%-32s files %8.0f, ranges %8.0f bytes on the wire of %.0f in files; %.2fs, %.2fs", step.name, byFiles.Num("bytes_wire"), r.Num("bytes_wire"),
-			byFiles.Num("bytes_total"), byFiles.Num("seconds"), r.Num("seconds"))
+		down, total := float64(line.Bytes(shape.Down)-seen), r.Num("bytes_total")
+		seen = line.Bytes(shape.Down)
+		_, byFiles := c.pullDelta(fmt.Sprintf("files%d", i), line.URL(), base.DataDir, "files", "--lease-ttl", "3s")
+		files := float64(line.Bytes(shape.Down) - seen)
+		t.Logf("%-32s of %.0f bytes %4.1f %% came by files, %4.1f %% by ranges; %.2fs, %.2fs", step.name, total,
+			100*files/byFiles.Num("bytes_total"), 100*down/total, byFiles.Num("seconds"), r.Num("seconds"))
+		if step.merged && files < 0.9*byFiles.Num("bytes_total") {
+			t.Errorf("%s: the base has files of what was merged: %s", step.name, byFiles)
+		}
 		if byFiles.Str("delta") != "files" || r.Str("delta") != "ranges" {
 			t.Errorf("delta is %q and %q", byFiles.Str("delta"), r.Str("delta"))
 		}
-		if wire, most := r.Num("bytes_wire"), l.most(step.percent); wire > most {
-			t.Errorf("%s: %v bytes by ranges, at most %v were expected", step.name, wire, most)
+		if most := total*step.most/100 + 256<<10; down > most { // with what is said beside it
+			t.Errorf("%s: %.0f bytes came down, at most %.0f were expected: %s", step.name, down, most, r)
 		}
-		// The source may have merged much of its files with what changed, or nothing yet.
-		if merged := byFiles.Num("bytes_wire") > byFiles.Num("bytes_total")/2; merged && r.Num("bytes_wire") > byFiles.Num("bytes_wire")/3 {
-			t.Errorf("%s: %v bytes by ranges, %v by files", step.name, r.Num("bytes_wire"), byFiles.Num("bytes_wire"))
-		}
-		if float64(down) > r.Num("bytes_wire")+256<<10 {
-			t.Errorf("%s: %d bytes came down, %v are told", step.name, down, r.Num("bytes_wire"))
+		if down > r.Num("bytes_wire")+256<<10 {
+			t.Errorf("%s: %.0f bytes came down, %v are told", step.name, down, r.Num("bytes_wire"))
 		}
 		if after := treeHash(t, base.DataDir); after != before {
 			t.Errorf("%s: the base has changed", step.name)
@@ -286,19 +296,18 @@ func TestPullDeltaKilled(t *testing.T) {
 	line.Rate(shape.Down, 600<<10)
 	_, slow := c.pullDelta("slow", line.URL(), base.DataDir, "auto")
 	line.Rate(shape.Down, 0)
-	if slow.Str("delta") != "ranges" || !strings.Contains(slow.Stderr, "delta by ranges") {
+	if slow.Str("delta") != "ranges" || !strings.Contains(slow.Stderr, "delta ended") {
 		t.Errorf("on a slow line: %s\n%s", slow, slow.Stderr)
 	}
 	near, _ := c.pullDelta("near", line.URL(), "", "")
-	_, little := c.pullDelta("little", line.URL(), near.DataDir, "auto")
-	if little.Str("delta") != "files" || !strings.Contains(little.Stderr, "delta by files") {
-		t.Errorf("with little missing: %s\n%s", little, little.Stderr)
+	_, same := c.pullDelta("same", line.URL(), near.DataDir, "auto")
+	if same.Str("delta") != "files" || same.Num("bytes_reused") < 0.9*same.Num("bytes_total") {
+		t.Errorf("with all there: %s\n%s", same, same.Stderr)
 	}
 }
 
-// TestPullDeltaOfADamagedBase: where the records of the base can not be read, a
-// pull that chose to compare them fetches the files, and one that was told to
-// says what is wrong. Neither makes a node of what is damaged.
+// TestPullDeltaOfADamagedBase: what can not be made because the base is damaged is
+// fetched, whatever way was asked for, and nothing of the damage gets into a node.
 func TestPullDeltaOfADamagedBase(t *testing.T) {
 	t.Parallel()
 	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
@@ -312,17 +321,12 @@ func TestPullDeltaOfADamagedBase(t *testing.T) {
 	}
 	c.MustAsk("member", "remove", base.ID)
 	flipByte(t, base.DataDir)
-	n := c.New("n2")
-	damaged := c.pull(n, line.URL(), "--delta", base.DataDir, "--delta-by", "ranges").wait(startPatience)
-	if damaged.Code != 4 || damaged.Str("error", "code") != "corrupt" || !strings.Contains(damaged.Str("error", "hint"), base.DataDir) {
-		t.Errorf("ranges of a damaged base: %s", damaged)
+	first, r := c.pullDelta("n2", line.URL(), base.DataDir, "ranges")
+	if r.Str("delta") != "ranges" {
+		t.Errorf("pull: %s", r)
 	}
-	line.Rate(shape.Down, 1<<20) // slow enough to compare records
-	n, r := c.pullDelta("n3", line.URL(), base.DataDir, "auto")
-	line.Rate(shape.Down, 0)
-	if r.Str("delta") != "files" || !strings.Contains(r.Stderr, "can not be compared") {
-		t.Errorf("pull: %s\n%s", r, r.Stderr)
-	}
+	c.VerifyDirs(first)
+	n, _ := c.pullDelta("n3", line.URL(), base.DataDir, "auto")
 	n.Spawn("--join", source.Client)
 	n.WaitReady(startPatience)
 	c.AwaitRole("voter", n)

@@ -232,6 +232,20 @@ func install(ctx context.Context, cfg PullConfig, stage *snapshot.Stage, m *mani
 	return out, nil
 }
 
+// openStage opens the stage of a seed and takes the files from the base that it has
+// of it.
+func openStage(ctx context.Context, cfg Config, manifest []byte) (*snapshot.Stage, error) {
+	s, err := snapshot.OpenStage(ctx, cfg.Dir, manifest)
+	if err != nil {
+		return nil, err
+	}
+	old := &base{cfg: cfg}
+	if err := errors.Join(old.adopt(ctx, s), old.close()); err != nil {
+		return nil, errors.Join(err, s.Close())
+	}
+	return s, nil
+}
+
 func started(say func(string), phase string) {
 	if say != nil {
 		say(phase)

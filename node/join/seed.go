@@ -88,8 +88,8 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 	}()
 	ahead := &forecaster{n: n}
 	stop := ahead.start(ctx)
-	base := newDelta(n.cfg)
-	defer func() { err = errors.Join(err, base.close()) }()
+	old := &base{cfg: n.cfg}
+	defer func() { err = errors.Join(err, old.close()) }()
 	cfg := transfer.PullConfig{
 		Endpoints: n.sources(res), Dial: n.cfg.DialSeed, DialChannel: n.cfg.DialChannel, Cluster: n.cfg.Cluster,
 		MemberID: res.GetMemberId(), Target: n.cfg.Name, TTL: n.cfg.LeaseTTL, CapBytes: n.cfg.LeaseBytes,
@@ -100,15 +100,19 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 			n.notify(ev)
 		},
 		OpenStage: func(manifest []byte) (transfer.Stage, error) {
-			s, err := openStage(ctx, n.cfg, manifest)
+			s, err := snapshot.OpenStage(ctx, n.cfg.Dir, manifest)
 			if err != nil {
 				return nil, err
 			}
 			stage = s
 			return Staged{s}, nil
 		}}
-	if base != nil {
-		cfg.Delta = base
+	if n.cfg.Base != "" {
+		cfg.DeltaBy = n.cfg.DeltaBy
+		cfg.OpenDelta = func(ctx context.Context) (transfer.Delta, error) {
+			m, err := old.match(ctx, stage)
+			return matched{m}, err
+		}
 	}
 	result, err := transfer.Pull(ctx, cfg)
 	stop()
@@ -121,11 +125,6 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		return nil, err
 	}
 	n.holdLease(ctx, result.LeaseID)
-	if result.Built {
-		if err := n.alive(func() (err error) { stage, err = n.stageBuilt(ctx, base, stage, &result); return err }); err != nil {
-			return nil, err
-		}
-	}
 	n.startPhase(PhaseVerify)
 	id := datadir.Identity{Cluster: n.cfg.Cluster, MemberID: res.GetMemberId(), Directory: n.cfg.Directory, Name: n.cfg.Name,
 		Seed: &datadir.SeedRef{Position: result.Meta.Position, ManifestRoot: result.Meta.Root, LeaseID: result.LeaseID}}
@@ -136,7 +135,7 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		return nil, err
 	}
 	n.finishPhase()
-	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Delta: base.way(), Reserved: res}, nil
+	return &Outcome{Identity: id, Result: result, Revision: result.Meta.Revision, Delta: wayOf(n.cfg, result.Made), Reserved: res}, nil
 }
 
 // sources lists where the seed may come from, best first: what the cluster says,
@@ -151,19 +150,6 @@ func (n *Newcomer) sources(res *chainfirev1.ReserveResponse) []string {
 		}
 	}
 	return append(out, n.cfg.Endpoints...) // one that stands twice is tried once
-}
-
-// openStage opens the stage of a seed and takes from the base what it has of it,
-// unless only its records are wanted.
-func openStage(ctx context.Context, cfg Config, manifest []byte) (*snapshot.Stage, error) {
-	s, err := snapshot.OpenStage(ctx, cfg.Dir, manifest)
-	if err != nil || cfg.Base == "" || cfg.DeltaBy == DeltaRanges {
-		return s, err
-	}
-	if _, err := s.AdoptMember(ctx, cfg.Base); err != nil {
-		return nil, errors.Join(err, s.Close())
-	}
-	return s, nil
 }
 
 func (n *Newcomer) notify(ev transfer.Event) {

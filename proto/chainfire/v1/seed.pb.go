@@ -1740,33 +1740,228 @@ func (x *GetTailResponse) GetLeaseCapBytes() uint64 {
 	return 0
 }
 
-type ListSpansRequest struct {
+type DescribeTablesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
+	ManifestRoot  []byte                 `protobuf:"bytes,2,opt,name=manifest_root,json=manifestRoot,proto3" json:"manifest_root,omitempty"`
+	Files         []uint32               `protobuf:"varint,3,rep,packed,name=files,proto3" json:"files,omitempty"` // indexes in the manifest; at most 64
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTablesRequest) Reset() {
+	*x = DescribeTablesRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTablesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTablesRequest) ProtoMessage() {}
+
+func (x *DescribeTablesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTablesRequest.ProtoReflect.Descriptor instead.
+func (*DescribeTablesRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *DescribeTablesRequest) GetLeaseId() uint64 {
+	if x != nil {
+		return x.LeaseId
+	}
+	return 0
+}
+
+func (x *DescribeTablesRequest) GetManifestRoot() []byte {
+	if x != nil {
+		return x.ManifestRoot
+	}
+	return nil
+}
+
+func (x *DescribeTablesRequest) GetFiles() []uint32 {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+type DescribeTablesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tables        []*TableDescription    `protobuf:"bytes,1,rep,name=tables,proto3" json:"tables,omitempty"` // of each file asked for, in that order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DescribeTablesResponse) Reset() {
+	*x = DescribeTablesResponse{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DescribeTablesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DescribeTablesResponse) ProtoMessage() {}
+
+func (x *DescribeTablesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DescribeTablesResponse.ProtoReflect.Descriptor instead.
+func (*DescribeTablesResponse) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *DescribeTablesResponse) GetTables() []*TableDescription {
+	if x != nil {
+		return x.Tables
+	}
+	return nil
+}
+
+type TableDescription struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          uint32                 `protobuf:"varint,1,opt,name=file,proto3" json:"file,omitempty"`
+	Listable      bool                   `protobuf:"varint,2,opt,name=listable,proto3" json:"listable,omitempty"` // false: the rest is empty
+	Records       uint64                 `protobuf:"varint,3,opt,name=records,proto3" json:"records,omitempty"`
+	Smallest      []byte                 `protobuf:"bytes,4,opt,name=smallest,proto3" json:"smallest,omitempty"`     // key of the first record
+	Largest       []byte                 `protobuf:"bytes,5,opt,name=largest,proto3" json:"largest,omitempty"`       // key of the last one
+	Format        uint32                 `protobuf:"varint,6,opt,name=format,proto3" json:"format,omitempty"`        // of the table
+	Pinned        []uint64               `protobuf:"varint,7,rep,packed,name=pinned,proto3" json:"pinned,omitempty"` // of the table's properties; three, or none where all are 0
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TableDescription) Reset() {
+	*x = TableDescription{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TableDescription) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TableDescription) ProtoMessage() {}
+
+func (x *TableDescription) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TableDescription.ProtoReflect.Descriptor instead.
+func (*TableDescription) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *TableDescription) GetFile() uint32 {
+	if x != nil {
+		return x.File
+	}
+	return 0
+}
+
+func (x *TableDescription) GetListable() bool {
+	if x != nil {
+		return x.Listable
+	}
+	return false
+}
+
+func (x *TableDescription) GetRecords() uint64 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *TableDescription) GetSmallest() []byte {
+	if x != nil {
+		return x.Smallest
+	}
+	return nil
+}
+
+func (x *TableDescription) GetLargest() []byte {
+	if x != nil {
+		return x.Largest
+	}
+	return nil
+}
+
+func (x *TableDescription) GetFormat() uint32 {
+	if x != nil {
+		return x.Format
+	}
+	return 0
+}
+
+func (x *TableDescription) GetPinned() []uint64 {
+	if x != nil {
+		return x.Pinned
+	}
+	return nil
+}
+
+type ListRecordsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	ManifestRoot  []byte                 `protobuf:"bytes,2,opt,name=manifest_root,json=manifestRoot,proto3" json:"manifest_root,omitempty"`
 	Compression   string                 `protobuf:"bytes,3,opt,name=compression,proto3" json:"compression,omitempty"`               // auto | zstd | s2 | none; auto = zstd
 	RateLimit     uint64                 `protobuf:"varint,4,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"` // bytes per second; 0 = none
-	After         [][]byte               `protobuf:"bytes,5,rep,name=after,proto3" json:"after,omitempty"`                           // keys after which to begin, one list behind the other; none = the whole list
-	Spans         uint32                 `protobuf:"varint,6,opt,name=spans,proto3" json:"spans,omitempty"`                          // of each of these lists, at most; 0 = all
+	File          uint32                 `protobuf:"varint,5,opt,name=file,proto3" json:"file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ListSpansRequest) Reset() {
-	*x = ListSpansRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+func (x *ListRecordsRequest) Reset() {
+	*x = ListRecordsRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ListSpansRequest) String() string {
+func (x *ListRecordsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ListSpansRequest) ProtoMessage() {}
+func (*ListRecordsRequest) ProtoMessage() {}
 
-func (x *ListSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[25]
+func (x *ListRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1777,79 +1972,73 @@ func (x *ListSpansRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ListSpansRequest.ProtoReflect.Descriptor instead.
-func (*ListSpansRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{25}
+// Deprecated: Use ListRecordsRequest.ProtoReflect.Descriptor instead.
+func (*ListRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
 }
 
-func (x *ListSpansRequest) GetLeaseId() uint64 {
+func (x *ListRecordsRequest) GetLeaseId() uint64 {
 	if x != nil {
 		return x.LeaseId
 	}
 	return 0
 }
 
-func (x *ListSpansRequest) GetManifestRoot() []byte {
+func (x *ListRecordsRequest) GetManifestRoot() []byte {
 	if x != nil {
 		return x.ManifestRoot
 	}
 	return nil
 }
 
-func (x *ListSpansRequest) GetCompression() string {
+func (x *ListRecordsRequest) GetCompression() string {
 	if x != nil {
 		return x.Compression
 	}
 	return ""
 }
 
-func (x *ListSpansRequest) GetRateLimit() uint64 {
+func (x *ListRecordsRequest) GetRateLimit() uint64 {
 	if x != nil {
 		return x.RateLimit
 	}
 	return 0
 }
 
-func (x *ListSpansRequest) GetAfter() [][]byte {
+func (x *ListRecordsRequest) GetFile() uint32 {
 	if x != nil {
-		return x.After
-	}
-	return nil
-}
-
-func (x *ListSpansRequest) GetSpans() uint32 {
-	if x != nil {
-		return x.Spans
+		return x.File
 	}
 	return 0
 }
 
-type DiffSpansRequest struct {
+type PickRecordsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	LeaseId       uint64                 `protobuf:"varint,1,opt,name=lease_id,json=leaseId,proto3" json:"lease_id,omitempty"`
 	ManifestRoot  []byte                 `protobuf:"bytes,2,opt,name=manifest_root,json=manifestRoot,proto3" json:"manifest_root,omitempty"`
 	Compression   string                 `protobuf:"bytes,3,opt,name=compression,proto3" json:"compression,omitempty"`
 	RateLimit     uint64                 `protobuf:"varint,4,opt,name=rate_limit,json=rateLimit,proto3" json:"rate_limit,omitempty"`
-	Request       []byte                 `protobuf:"bytes,5,opt,name=request,proto3" json:"request,omitempty"` // as in package snapshot/span; at most 1 MiB
+	File          uint32                 `protobuf:"varint,5,opt,name=file,proto3" json:"file,omitempty"`
+	Wanted        []byte                 `protobuf:"bytes,6,opt,name=wanted,proto3" json:"wanted,omitempty"` // as in package snapshot/record; a bit for each record of the list
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *DiffSpansRequest) Reset() {
-	*x = DiffSpansRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+func (x *PickRecordsRequest) Reset() {
+	*x = PickRecordsRequest{}
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *DiffSpansRequest) String() string {
+func (x *PickRecordsRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*DiffSpansRequest) ProtoMessage() {}
+func (*PickRecordsRequest) ProtoMessage() {}
 
-func (x *DiffSpansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[26]
+func (x *PickRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1860,42 +2049,49 @@ func (x *DiffSpansRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use DiffSpansRequest.ProtoReflect.Descriptor instead.
-func (*DiffSpansRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{26}
+// Deprecated: Use PickRecordsRequest.ProtoReflect.Descriptor instead.
+func (*PickRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
 }
 
-func (x *DiffSpansRequest) GetLeaseId() uint64 {
+func (x *PickRecordsRequest) GetLeaseId() uint64 {
 	if x != nil {
 		return x.LeaseId
 	}
 	return 0
 }
 
-func (x *DiffSpansRequest) GetManifestRoot() []byte {
+func (x *PickRecordsRequest) GetManifestRoot() []byte {
 	if x != nil {
 		return x.ManifestRoot
 	}
 	return nil
 }
 
-func (x *DiffSpansRequest) GetCompression() string {
+func (x *PickRecordsRequest) GetCompression() string {
 	if x != nil {
 		return x.Compression
 	}
 	return ""
 }
 
-func (x *DiffSpansRequest) GetRateLimit() uint64 {
+func (x *PickRecordsRequest) GetRateLimit() uint64 {
 	if x != nil {
 		return x.RateLimit
 	}
 	return 0
 }
 
-func (x *DiffSpansRequest) GetRequest() []byte {
+func (x *PickRecordsRequest) GetFile() uint32 {
 	if x != nil {
-		return x.Request
+		return x.File
+	}
+	return 0
+}
+
+func (x *PickRecordsRequest) GetWanted() []byte {
+	if x != nil {
+		return x.Wanted
 	}
 	return nil
 }
@@ -1911,7 +2107,7 @@ type ProbeRequest struct {
 
 func (x *ProbeRequest) Reset() {
 	*x = ProbeRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +2119,7 @@ func (x *ProbeRequest) String() string {
 func (*ProbeRequest) ProtoMessage() {}
 
 func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[27]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2132,7 @@ func (x *ProbeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeRequest.ProtoReflect.Descriptor instead.
 func (*ProbeRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{27}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ProbeRequest) GetClusterId() uint64 {
@@ -1973,7 +2169,7 @@ type ProbeResponse struct {
 
 func (x *ProbeResponse) Reset() {
 	*x = ProbeResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2181,7 @@ func (x *ProbeResponse) String() string {
 func (*ProbeResponse) ProtoMessage() {}
 
 func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[28]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2194,7 @@ func (x *ProbeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeResponse.ProtoReflect.Descriptor instead.
 func (*ProbeResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{28}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ProbeResponse) GetName() string {
@@ -2055,7 +2251,7 @@ type JoinRequest struct {
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2263,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[29]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2276,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{29}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *JoinRequest) GetClusterId() uint64 {
@@ -2173,7 +2369,7 @@ type ReceiveRequest struct {
 
 func (x *ReceiveRequest) Reset() {
 	*x = ReceiveRequest{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2185,7 +2381,7 @@ func (x *ReceiveRequest) String() string {
 func (*ReceiveRequest) ProtoMessage() {}
 
 func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[30]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2198,7 +2394,7 @@ func (x *ReceiveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveRequest.ProtoReflect.Descriptor instead.
 func (*ReceiveRequest) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{30}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReceiveRequest) GetMsg() isReceiveRequest_Msg {
@@ -2254,7 +2450,7 @@ type ReceiveOffer struct {
 
 func (x *ReceiveOffer) Reset() {
 	*x = ReceiveOffer{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2266,7 +2462,7 @@ func (x *ReceiveOffer) String() string {
 func (*ReceiveOffer) ProtoMessage() {}
 
 func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[31]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2279,7 +2475,7 @@ func (x *ReceiveOffer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveOffer.ProtoReflect.Descriptor instead.
 func (*ReceiveOffer) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{31}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReceiveOffer) GetMeta() *SnapshotMeta {
@@ -2324,7 +2520,7 @@ type ReceiveResponse struct {
 
 func (x *ReceiveResponse) Reset() {
 	*x = ReceiveResponse{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +2532,7 @@ func (x *ReceiveResponse) String() string {
 func (*ReceiveResponse) ProtoMessage() {}
 
 func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[32]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +2545,7 @@ func (x *ReceiveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveResponse.ProtoReflect.Descriptor instead.
 func (*ReceiveResponse) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{32}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReceiveResponse) GetMsg() isReceiveResponse_Msg {
@@ -2417,7 +2613,7 @@ type ReceiveWant struct {
 
 func (x *ReceiveWant) Reset() {
 	*x = ReceiveWant{}
-	mi := &file_chainfire_v1_seed_proto_msgTypes[33]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2429,7 +2625,7 @@ func (x *ReceiveWant) String() string {
 func (*ReceiveWant) ProtoMessage() {}
 
 func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
-	mi := &file_chainfire_v1_seed_proto_msgTypes[33]
+	mi := &file_chainfire_v1_seed_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2442,7 +2638,7 @@ func (x *ReceiveWant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReceiveWant.ProtoReflect.Descriptor instead.
 func (*ReceiveWant) Descriptor() ([]byte, []int) {
-	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{33}
+	return file_chainfire_v1_seed_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReceiveWant) GetRanges() []*FileRange {
@@ -2593,22 +2789,36 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"bytesAfter\x12\x1f\n" +
 	"\vlease_bytes\x18\x04 \x01(\x04R\n" +
 	"leaseBytes\x12&\n" +
-	"\x0flease_cap_bytes\x18\x05 \x01(\x04R\rleaseCapBytes\"\xbf\x01\n" +
-	"\x10ListSpansRequest\x12\x19\n" +
+	"\x0flease_cap_bytes\x18\x05 \x01(\x04R\rleaseCapBytes\"m\n" +
+	"\x15DescribeTablesRequest\x12\x19\n" +
+	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12#\n" +
+	"\rmanifest_root\x18\x02 \x01(\fR\fmanifestRoot\x12\x14\n" +
+	"\x05files\x18\x03 \x03(\rR\x05files\"P\n" +
+	"\x16DescribeTablesResponse\x126\n" +
+	"\x06tables\x18\x01 \x03(\v2\x1e.chainfire.v1.TableDescriptionR\x06tables\"\xc2\x01\n" +
+	"\x10TableDescription\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\rR\x04file\x12\x1a\n" +
+	"\blistable\x18\x02 \x01(\bR\blistable\x12\x18\n" +
+	"\arecords\x18\x03 \x01(\x04R\arecords\x12\x1a\n" +
+	"\bsmallest\x18\x04 \x01(\fR\bsmallest\x12\x18\n" +
+	"\alargest\x18\x05 \x01(\fR\alargest\x12\x16\n" +
+	"\x06format\x18\x06 \x01(\rR\x06format\x12\x16\n" +
+	"\x06pinned\x18\a \x03(\x04R\x06pinned\"\xa9\x01\n" +
+	"\x12ListRecordsRequest\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12#\n" +
 	"\rmanifest_root\x18\x02 \x01(\fR\fmanifestRoot\x12 \n" +
 	"\vcompression\x18\x03 \x01(\tR\vcompression\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x04 \x01(\x04R\trateLimit\x12\x14\n" +
-	"\x05after\x18\x05 \x03(\fR\x05after\x12\x14\n" +
-	"\x05spans\x18\x06 \x01(\rR\x05spans\"\xad\x01\n" +
-	"\x10DiffSpansRequest\x12\x19\n" +
+	"rate_limit\x18\x04 \x01(\x04R\trateLimit\x12\x12\n" +
+	"\x04file\x18\x05 \x01(\rR\x04file\"\xc1\x01\n" +
+	"\x12PickRecordsRequest\x12\x19\n" +
 	"\blease_id\x18\x01 \x01(\x04R\aleaseId\x12#\n" +
 	"\rmanifest_root\x18\x02 \x01(\fR\fmanifestRoot\x12 \n" +
 	"\vcompression\x18\x03 \x01(\tR\vcompression\x12\x1d\n" +
 	"\n" +
-	"rate_limit\x18\x04 \x01(\x04R\trateLimit\x12\x18\n" +
-	"\arequest\x18\x05 \x01(\fR\arequest\"q\n" +
+	"rate_limit\x18\x04 \x01(\x04R\trateLimit\x12\x12\n" +
+	"\x04file\x18\x05 \x01(\rR\x04file\x12\x16\n" +
+	"\x06wanted\x18\x06 \x01(\fR\x06wanted\"q\n" +
 	"\fProbeRequest\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12#\n" +
@@ -2654,7 +2864,7 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x04done\x18\x03 \x01(\v2\x1c.chainfire.v1.TransferResultH\x00R\x04doneB\x05\n" +
 	"\x03msg\">\n" +
 	"\vReceiveWant\x12/\n" +
-	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\xb3\x06\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x17.chainfire.v1.FileRangeR\x06ranges2\x98\a\n" +
 	"\x04Seed\x12I\n" +
 	"\bOpenSeed\x12\x1d.chainfire.v1.OpenSeedRequest\x1a\x1e.chainfire.v1.OpenSeedResponse\x12O\n" +
 	"\n" +
@@ -2665,9 +2875,10 @@ const file_chainfire_v1_seed_proto_rawDesc = "" +
 	"\x10TransferSnapshot\x12%.chainfire.v1.TransferSnapshotRequest\x1a&.chainfire.v1.TransferSnapshotResponse0\x01\x12I\n" +
 	"\bDigestAt\x12\x1d.chainfire.v1.DigestAtRequest\x1a\x1e.chainfire.v1.DigestAtResponse\x12L\n" +
 	"\tSeedQueue\x12\x1e.chainfire.v1.SeedQueueRequest\x1a\x1f.chainfire.v1.SeedQueueResponse\x12F\n" +
-	"\aGetTail\x12\x1c.chainfire.v1.GetTailRequest\x1a\x1d.chainfire.v1.GetTailResponse\x12P\n" +
-	"\tListSpans\x12\x1e.chainfire.v1.ListSpansRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x01\x12P\n" +
-	"\tDiffSpans\x12\x1e.chainfire.v1.DiffSpansRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x012\xdb\x01\n" +
+	"\aGetTail\x12\x1c.chainfire.v1.GetTailRequest\x1a\x1d.chainfire.v1.GetTailResponse\x12[\n" +
+	"\x0eDescribeTables\x12#.chainfire.v1.DescribeTablesRequest\x1a$.chainfire.v1.DescribeTablesResponse\x12T\n" +
+	"\vListRecords\x12 .chainfire.v1.ListRecordsRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x01\x12T\n" +
+	"\vPickRecords\x12 .chainfire.v1.PickRecordsRequest\x1a!.chainfire.v1.GetSnapshotResponse0\x012\xdb\x01\n" +
 	"\x05Await\x12@\n" +
 	"\x05Probe\x12\x1a.chainfire.v1.ProbeRequest\x1a\x1b.chainfire.v1.ProbeResponse\x12D\n" +
 	"\x04Join\x12\x19.chainfire.v1.JoinRequest\x1a\x1f.chainfire.v1.MemberAddResponse0\x01\x12J\n" +
@@ -2685,7 +2896,7 @@ func file_chainfire_v1_seed_proto_rawDescGZIP() []byte {
 	return file_chainfire_v1_seed_proto_rawDescData
 }
 
-var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_chainfire_v1_seed_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SnapshotMeta)(nil),             // 0: chainfire.v1.SnapshotMeta
 	(*OpenSeedRequest)(nil),          // 1: chainfire.v1.OpenSeedRequest
@@ -2712,22 +2923,25 @@ var file_chainfire_v1_seed_proto_goTypes = []any{
 	(*SeedQueueResponse)(nil),        // 22: chainfire.v1.SeedQueueResponse
 	(*GetTailRequest)(nil),           // 23: chainfire.v1.GetTailRequest
 	(*GetTailResponse)(nil),          // 24: chainfire.v1.GetTailResponse
-	(*ListSpansRequest)(nil),         // 25: chainfire.v1.ListSpansRequest
-	(*DiffSpansRequest)(nil),         // 26: chainfire.v1.DiffSpansRequest
-	(*ProbeRequest)(nil),             // 27: chainfire.v1.ProbeRequest
-	(*ProbeResponse)(nil),            // 28: chainfire.v1.ProbeResponse
-	(*JoinRequest)(nil),              // 29: chainfire.v1.JoinRequest
-	(*ReceiveRequest)(nil),           // 30: chainfire.v1.ReceiveRequest
-	(*ReceiveOffer)(nil),             // 31: chainfire.v1.ReceiveOffer
-	(*ReceiveResponse)(nil),          // 32: chainfire.v1.ReceiveResponse
-	(*ReceiveWant)(nil),              // 33: chainfire.v1.ReceiveWant
-	(*v1.Position)(nil),              // 34: chainfire.entry.v1.Position
-	(*TransferProgress)(nil),         // 35: chainfire.v1.TransferProgress
-	(*MemberAddResponse)(nil),        // 36: chainfire.v1.MemberAddResponse
+	(*DescribeTablesRequest)(nil),    // 25: chainfire.v1.DescribeTablesRequest
+	(*DescribeTablesResponse)(nil),   // 26: chainfire.v1.DescribeTablesResponse
+	(*TableDescription)(nil),         // 27: chainfire.v1.TableDescription
+	(*ListRecordsRequest)(nil),       // 28: chainfire.v1.ListRecordsRequest
+	(*PickRecordsRequest)(nil),       // 29: chainfire.v1.PickRecordsRequest
+	(*ProbeRequest)(nil),             // 30: chainfire.v1.ProbeRequest
+	(*ProbeResponse)(nil),            // 31: chainfire.v1.ProbeResponse
+	(*JoinRequest)(nil),              // 32: chainfire.v1.JoinRequest
+	(*ReceiveRequest)(nil),           // 33: chainfire.v1.ReceiveRequest
+	(*ReceiveOffer)(nil),             // 34: chainfire.v1.ReceiveOffer
+	(*ReceiveResponse)(nil),          // 35: chainfire.v1.ReceiveResponse
+	(*ReceiveWant)(nil),              // 36: chainfire.v1.ReceiveWant
+	(*v1.Position)(nil),              // 37: chainfire.entry.v1.Position
+	(*TransferProgress)(nil),         // 38: chainfire.v1.TransferProgress
+	(*MemberAddResponse)(nil),        // 39: chainfire.v1.MemberAddResponse
 }
 var file_chainfire_v1_seed_proto_depIdxs = []int32{
-	34, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
-	34, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
+	37, // 0: chainfire.v1.SnapshotMeta.position:type_name -> chainfire.entry.v1.Position
+	37, // 1: chainfire.v1.OpenSeedRequest.min_position:type_name -> chainfire.entry.v1.Position
 	0,  // 2: chainfire.v1.OpenSeedResponse.meta:type_name -> chainfire.v1.SnapshotMeta
 	7,  // 3: chainfire.v1.GetSnapshotRequest.ranges:type_name -> chainfire.v1.FileRange
 	8,  // 4: chainfire.v1.ChannelRequest.request:type_name -> chainfire.v1.GetSnapshotRequest
@@ -2736,49 +2950,52 @@ var file_chainfire_v1_seed_proto_depIdxs = []int32{
 	13, // 7: chainfire.v1.GetSnapshotResponse.file_end:type_name -> chainfire.v1.FrameFileEnd
 	14, // 8: chainfire.v1.GetSnapshotResponse.end:type_name -> chainfire.v1.FrameEnd
 	15, // 9: chainfire.v1.GetSnapshotResponse.error:type_name -> chainfire.v1.FrameError
-	35, // 10: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
+	38, // 10: chainfire.v1.TransferSnapshotResponse.transfer:type_name -> chainfire.v1.TransferProgress
 	18, // 11: chainfire.v1.TransferSnapshotResponse.result:type_name -> chainfire.v1.TransferResult
 	0,  // 12: chainfire.v1.TransferResult.meta:type_name -> chainfire.v1.SnapshotMeta
-	34, // 13: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
-	34, // 14: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
-	31, // 15: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
-	10, // 16: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
-	0,  // 17: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
-	33, // 18: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
-	35, // 19: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
-	18, // 20: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
-	7,  // 21: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
-	1,  // 22: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
-	3,  // 23: chainfire.v1.Seed.RenewLease:input_type -> chainfire.v1.RenewLeaseRequest
-	5,  // 24: chainfire.v1.Seed.CloseLease:input_type -> chainfire.v1.CloseLeaseRequest
-	8,  // 25: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
-	16, // 26: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
-	19, // 27: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
-	21, // 28: chainfire.v1.Seed.SeedQueue:input_type -> chainfire.v1.SeedQueueRequest
-	23, // 29: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
-	25, // 30: chainfire.v1.Seed.ListSpans:input_type -> chainfire.v1.ListSpansRequest
-	26, // 31: chainfire.v1.Seed.DiffSpans:input_type -> chainfire.v1.DiffSpansRequest
-	27, // 32: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
-	29, // 33: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
-	30, // 34: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
-	2,  // 35: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
-	4,  // 36: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
-	6,  // 37: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
-	10, // 38: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
-	17, // 39: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
-	20, // 40: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
-	22, // 41: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
-	24, // 42: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
-	10, // 43: chainfire.v1.Seed.ListSpans:output_type -> chainfire.v1.GetSnapshotResponse
-	10, // 44: chainfire.v1.Seed.DiffSpans:output_type -> chainfire.v1.GetSnapshotResponse
-	28, // 45: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
-	36, // 46: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
-	32, // 47: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
-	35, // [35:48] is the sub-list for method output_type
-	22, // [22:35] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	37, // 13: chainfire.v1.GetTailRequest.after:type_name -> chainfire.entry.v1.Position
+	37, // 14: chainfire.v1.GetTailResponse.applied:type_name -> chainfire.entry.v1.Position
+	27, // 15: chainfire.v1.DescribeTablesResponse.tables:type_name -> chainfire.v1.TableDescription
+	34, // 16: chainfire.v1.ReceiveRequest.offer:type_name -> chainfire.v1.ReceiveOffer
+	10, // 17: chainfire.v1.ReceiveRequest.frame:type_name -> chainfire.v1.GetSnapshotResponse
+	0,  // 18: chainfire.v1.ReceiveOffer.meta:type_name -> chainfire.v1.SnapshotMeta
+	36, // 19: chainfire.v1.ReceiveResponse.want:type_name -> chainfire.v1.ReceiveWant
+	38, // 20: chainfire.v1.ReceiveResponse.progress:type_name -> chainfire.v1.TransferProgress
+	18, // 21: chainfire.v1.ReceiveResponse.done:type_name -> chainfire.v1.TransferResult
+	7,  // 22: chainfire.v1.ReceiveWant.ranges:type_name -> chainfire.v1.FileRange
+	1,  // 23: chainfire.v1.Seed.OpenSeed:input_type -> chainfire.v1.OpenSeedRequest
+	3,  // 24: chainfire.v1.Seed.RenewLease:input_type -> chainfire.v1.RenewLeaseRequest
+	5,  // 25: chainfire.v1.Seed.CloseLease:input_type -> chainfire.v1.CloseLeaseRequest
+	8,  // 26: chainfire.v1.Seed.GetSnapshot:input_type -> chainfire.v1.GetSnapshotRequest
+	16, // 27: chainfire.v1.Seed.TransferSnapshot:input_type -> chainfire.v1.TransferSnapshotRequest
+	19, // 28: chainfire.v1.Seed.DigestAt:input_type -> chainfire.v1.DigestAtRequest
+	21, // 29: chainfire.v1.Seed.SeedQueue:input_type -> chainfire.v1.SeedQueueRequest
+	23, // 30: chainfire.v1.Seed.GetTail:input_type -> chainfire.v1.GetTailRequest
+	25, // 31: chainfire.v1.Seed.DescribeTables:input_type -> chainfire.v1.DescribeTablesRequest
+	28, // 32: chainfire.v1.Seed.ListRecords:input_type -> chainfire.v1.ListRecordsRequest
+	29, // 33: chainfire.v1.Seed.PickRecords:input_type -> chainfire.v1.PickRecordsRequest
+	30, // 34: chainfire.v1.Await.Probe:input_type -> chainfire.v1.ProbeRequest
+	32, // 35: chainfire.v1.Await.Join:input_type -> chainfire.v1.JoinRequest
+	33, // 36: chainfire.v1.Await.Receive:input_type -> chainfire.v1.ReceiveRequest
+	2,  // 37: chainfire.v1.Seed.OpenSeed:output_type -> chainfire.v1.OpenSeedResponse
+	4,  // 38: chainfire.v1.Seed.RenewLease:output_type -> chainfire.v1.RenewLeaseResponse
+	6,  // 39: chainfire.v1.Seed.CloseLease:output_type -> chainfire.v1.CloseLeaseResponse
+	10, // 40: chainfire.v1.Seed.GetSnapshot:output_type -> chainfire.v1.GetSnapshotResponse
+	17, // 41: chainfire.v1.Seed.TransferSnapshot:output_type -> chainfire.v1.TransferSnapshotResponse
+	20, // 42: chainfire.v1.Seed.DigestAt:output_type -> chainfire.v1.DigestAtResponse
+	22, // 43: chainfire.v1.Seed.SeedQueue:output_type -> chainfire.v1.SeedQueueResponse
+	24, // 44: chainfire.v1.Seed.GetTail:output_type -> chainfire.v1.GetTailResponse
+	26, // 45: chainfire.v1.Seed.DescribeTables:output_type -> chainfire.v1.DescribeTablesResponse
+	10, // 46: chainfire.v1.Seed.ListRecords:output_type -> chainfire.v1.GetSnapshotResponse
+	10, // 47: chainfire.v1.Seed.PickRecords:output_type -> chainfire.v1.GetSnapshotResponse
+	31, // 48: chainfire.v1.Await.Probe:output_type -> chainfire.v1.ProbeResponse
+	39, // 49: chainfire.v1.Await.Join:output_type -> chainfire.v1.MemberAddResponse
+	35, // 50: chainfire.v1.Await.Receive:output_type -> chainfire.v1.ReceiveResponse
+	37, // [37:51] is the sub-list for method output_type
+	23, // [23:37] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_chainfire_v1_seed_proto_init() }
@@ -2798,11 +3015,11 @@ func file_chainfire_v1_seed_proto_init() {
 		(*TransferSnapshotResponse_Transfer)(nil),
 		(*TransferSnapshotResponse_Result)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[30].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[33].OneofWrappers = []any{
 		(*ReceiveRequest_Offer)(nil),
 		(*ReceiveRequest_Frame)(nil),
 	}
-	file_chainfire_v1_seed_proto_msgTypes[32].OneofWrappers = []any{
+	file_chainfire_v1_seed_proto_msgTypes[35].OneofWrappers = []any{
 		(*ReceiveResponse_Want)(nil),
 		(*ReceiveResponse_Progress)(nil),
 		(*ReceiveResponse_Done)(nil),
@@ -2813,7 +3030,7 @@ func file_chainfire_v1_seed_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_chainfire_v1_seed_proto_rawDesc), len(file_chainfire_v1_seed_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

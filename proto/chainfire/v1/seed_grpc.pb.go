@@ -29,8 +29,9 @@ const (
 	Seed_DigestAt_FullMethodName         = "/chainfire.v1.Seed/DigestAt"
 	Seed_SeedQueue_FullMethodName        = "/chainfire.v1.Seed/SeedQueue"
 	Seed_GetTail_FullMethodName          = "/chainfire.v1.Seed/GetTail"
-	Seed_ListSpans_FullMethodName        = "/chainfire.v1.Seed/ListSpans"
-	Seed_DiffSpans_FullMethodName        = "/chainfire.v1.Seed/DiffSpans"
+	Seed_DescribeTables_FullMethodName   = "/chainfire.v1.Seed/DescribeTables"
+	Seed_ListRecords_FullMethodName      = "/chainfire.v1.Seed/ListRecords"
+	Seed_PickRecords_FullMethodName      = "/chainfire.v1.Seed/PickRecords"
 )
 
 // SeedClient is the client API for Seed service.
@@ -54,12 +55,14 @@ type SeedClient interface {
 	// GetTail answers entries that this member has applied after a position, and what is needed
 	// to foresee how a seed ends.
 	GetTail(ctx context.Context, in *GetTailRequest, opts ...grpc.CallOption) (*GetTailResponse, error)
-	// ListSpans streams what an opened seed's records are, span by span, as chunks of file
-	// 0xfffffffe: a list as in package snapshot/span.
-	ListSpans(ctx context.Context, in *ListSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
-	// DiffSpans streams the records that a target lacks, and which of its own are to go, as chunks
-	// of file 0xfffffffe: an answer as in package snapshot/span.
-	DiffSpans(ctx context.Context, in *DiffSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
+	// DescribeTables says which tables of an opened seed can be listed, and what of them.
+	DescribeTables(ctx context.Context, in *DescribeTablesRequest, opts ...grpc.CallOption) (*DescribeTablesResponse, error)
+	// ListRecords streams what the records of a table are, as chunks of file 0xfffffffe: a list as
+	// in package snapshot/record.
+	ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
+	// PickRecords streams some of the records of a table, as chunks of file 0xfffffffe: an answer
+	// as in package snapshot/record.
+	PickRecords(ctx context.Context, in *PickRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error)
 }
 
 type seedClient struct {
@@ -168,13 +171,23 @@ func (c *seedClient) GetTail(ctx context.Context, in *GetTailRequest, opts ...gr
 	return out, nil
 }
 
-func (c *seedClient) ListSpans(ctx context.Context, in *ListSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
+func (c *seedClient) DescribeTables(ctx context.Context, in *DescribeTablesRequest, opts ...grpc.CallOption) (*DescribeTablesResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Seed_ServiceDesc.Streams[2], Seed_ListSpans_FullMethodName, cOpts...)
+	out := new(DescribeTablesResponse)
+	err := c.cc.Invoke(ctx, Seed_DescribeTables_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[ListSpansRequest, GetSnapshotResponse]{ClientStream: stream}
+	return out, nil
+}
+
+func (c *seedClient) ListRecords(ctx context.Context, in *ListRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Seed_ServiceDesc.Streams[2], Seed_ListRecords_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ListRecordsRequest, GetSnapshotResponse]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -185,15 +198,15 @@ func (c *seedClient) ListSpans(ctx context.Context, in *ListSpansRequest, opts .
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Seed_ListSpansClient = grpc.ServerStreamingClient[GetSnapshotResponse]
+type Seed_ListRecordsClient = grpc.ServerStreamingClient[GetSnapshotResponse]
 
-func (c *seedClient) DiffSpans(ctx context.Context, in *DiffSpansRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
+func (c *seedClient) PickRecords(ctx context.Context, in *PickRecordsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[GetSnapshotResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Seed_ServiceDesc.Streams[3], Seed_DiffSpans_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Seed_ServiceDesc.Streams[3], Seed_PickRecords_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[DiffSpansRequest, GetSnapshotResponse]{ClientStream: stream}
+	x := &grpc.GenericClientStream[PickRecordsRequest, GetSnapshotResponse]{ClientStream: stream}
 	if err := x.ClientStream.SendMsg(in); err != nil {
 		return nil, err
 	}
@@ -204,7 +217,7 @@ func (c *seedClient) DiffSpans(ctx context.Context, in *DiffSpansRequest, opts .
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Seed_DiffSpansClient = grpc.ServerStreamingClient[GetSnapshotResponse]
+type Seed_PickRecordsClient = grpc.ServerStreamingClient[GetSnapshotResponse]
 
 // SeedServer is the server API for Seed service.
 // All implementations must embed UnimplementedSeedServer
@@ -227,12 +240,14 @@ type SeedServer interface {
 	// GetTail answers entries that this member has applied after a position, and what is needed
 	// to foresee how a seed ends.
 	GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error)
-	// ListSpans streams what an opened seed's records are, span by span, as chunks of file
-	// 0xfffffffe: a list as in package snapshot/span.
-	ListSpans(*ListSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
-	// DiffSpans streams the records that a target lacks, and which of its own are to go, as chunks
-	// of file 0xfffffffe: an answer as in package snapshot/span.
-	DiffSpans(*DiffSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
+	// DescribeTables says which tables of an opened seed can be listed, and what of them.
+	DescribeTables(context.Context, *DescribeTablesRequest) (*DescribeTablesResponse, error)
+	// ListRecords streams what the records of a table are, as chunks of file 0xfffffffe: a list as
+	// in package snapshot/record.
+	ListRecords(*ListRecordsRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
+	// PickRecords streams some of the records of a table, as chunks of file 0xfffffffe: an answer
+	// as in package snapshot/record.
+	PickRecords(*PickRecordsRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error
 	mustEmbedUnimplementedSeedServer()
 }
 
@@ -267,11 +282,14 @@ func (UnimplementedSeedServer) SeedQueue(context.Context, *SeedQueueRequest) (*S
 func (UnimplementedSeedServer) GetTail(context.Context, *GetTailRequest) (*GetTailResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetTail not implemented")
 }
-func (UnimplementedSeedServer) ListSpans(*ListSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
-	return status.Error(codes.Unimplemented, "method ListSpans not implemented")
+func (UnimplementedSeedServer) DescribeTables(context.Context, *DescribeTablesRequest) (*DescribeTablesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DescribeTables not implemented")
 }
-func (UnimplementedSeedServer) DiffSpans(*DiffSpansRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
-	return status.Error(codes.Unimplemented, "method DiffSpans not implemented")
+func (UnimplementedSeedServer) ListRecords(*ListRecordsRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method ListRecords not implemented")
+}
+func (UnimplementedSeedServer) PickRecords(*PickRecordsRequest, grpc.ServerStreamingServer[GetSnapshotResponse]) error {
+	return status.Error(codes.Unimplemented, "method PickRecords not implemented")
 }
 func (UnimplementedSeedServer) mustEmbedUnimplementedSeedServer() {}
 func (UnimplementedSeedServer) testEmbeddedByValue()              {}
@@ -424,27 +442,45 @@ func _Seed_GetTail_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
-func _Seed_ListSpans_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(ListSpansRequest)
+func _Seed_DescribeTables_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DescribeTablesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(SeedServer).DescribeTables(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Seed_DescribeTables_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(SeedServer).DescribeTables(ctx, req.(*DescribeTablesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Seed_ListRecords_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(ListRecordsRequest)
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(SeedServer).ListSpans(m, &grpc.GenericServerStream[ListSpansRequest, GetSnapshotResponse]{ServerStream: stream})
+	return srv.(SeedServer).ListRecords(m, &grpc.GenericServerStream[ListRecordsRequest, GetSnapshotResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Seed_ListSpansServer = grpc.ServerStreamingServer[GetSnapshotResponse]
+type Seed_ListRecordsServer = grpc.ServerStreamingServer[GetSnapshotResponse]
 
-func _Seed_DiffSpans_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(DiffSpansRequest)
+func _Seed_PickRecords_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(PickRecordsRequest)
 	if err := stream.RecvMsg(m); err != nil {
 		return err
 	}
-	return srv.(SeedServer).DiffSpans(m, &grpc.GenericServerStream[DiffSpansRequest, GetSnapshotResponse]{ServerStream: stream})
+	return srv.(SeedServer).PickRecords(m, &grpc.GenericServerStream[PickRecordsRequest, GetSnapshotResponse]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Seed_DiffSpansServer = grpc.ServerStreamingServer[GetSnapshotResponse]
+type Seed_PickRecordsServer = grpc.ServerStreamingServer[GetSnapshotResponse]
 
 // Seed_ServiceDesc is the grpc.ServiceDesc for Seed service.
 // It's only intended for direct use with grpc.RegisterService,
@@ -477,6 +513,10 @@ var Seed_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "GetTail",
 			Handler:    _Seed_GetTail_Handler,
 		},
+		{
+			MethodName: "DescribeTables",
+			Handler:    _Seed_DescribeTables_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -490,13 +530,13 @@ var Seed_ServiceDesc = grpc.ServiceDesc{
 			ServerStreams: true,
 		},
 		{
-			StreamName:    "ListSpans",
-			Handler:       _Seed_ListSpans_Handler,
+			StreamName:    "ListRecords",
+			Handler:       _Seed_ListRecords_Handler,
 			ServerStreams: true,
 		},
 		{
-			StreamName:    "DiffSpans",
-			Handler:       _Seed_DiffSpans_Handler,
+			StreamName:    "PickRecords",
+			Handler:       _Seed_PickRecords_Handler,
 			ServerStreams: true,
 		},
 	},

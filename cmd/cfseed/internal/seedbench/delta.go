@@ -48,13 +48,27 @@ type Delta struct {
 	Change  string `json:"change"`
 	Changed int    `json:"keys_changed"`
 	Whole   Pulled `json:"whole"` // the first seed of the node
+	Auto    Pulled `json:"auto"`
 	Files   Pulled `json:"files"`
 	Ranges  Pulled `json:"ranges"`
 }
 
-// fetched is the percentage of the bytes that did not come from the old directory.
+// fetched is the bytes on the wire as a percentage of the seed's.
 func (p Pulled) fetched() float64 {
-	return 100 * measure.Ratio(float64(p.BytesTotal-p.BytesReused), float64(p.BytesTotal))
+	return 100 * measure.Ratio(float64(p.BytesWire), float64(p.BytesTotal))
+}
+
+// deltaWay is a value of --delta-by. What is judged is what nobody has to ask for.
+type deltaWay struct {
+	name   string
+	of     func(*Delta) *Pulled
+	judged bool
+}
+
+var deltaWays = []deltaWay{
+	{"auto", func(d *Delta) *Pulled { return &d.Auto }, true},
+	{"files", func(d *Delta) *Pulled { return &d.Files }, false},
+	{"ranges", func(d *Delta) *Pulled { return &d.Ranges }, false},
 }
 
 func delta(ctx context.Context, g *ground) ([]Table, error) {
@@ -66,8 +80,10 @@ func delta(ctx context.Context, g *ground) ([]Table, error) {
 			if err != nil {
 				return nil, fmt.Errorf("%s, run %d: %w", c.name, run, err)
 			}
-			g.cfg.Say("%s: by files %.1f %% fetched in %.2f s, by ranges %.1f %% in %.2f s", c.name,
-				s.Files.fetched(), s.Files.Seconds, s.Ranges.fetched(), s.Ranges.Seconds)
+			for _, way := range deltaWays {
+				p := way.of(&s)
+				g.cfg.Say("%s, %s: %.1f %% fetched in %.2f s", c.name, way.name, p.fetched(), p.Seconds)
+			}
 			samples = append(samples, s)
 		}
 	}
@@ -94,17 +110,15 @@ func deltaOnce(ctx context.Context, g *ground, c change, run int) (s Delta, err 
 	if err := r.Settle(ctx); err != nil {
 		return s, err
 	}
-	ways := []struct {
-		name string
-		into *Pulled
-	}{{"files", &s.Files}, {"ranges", &s.Ranges}}
-	for i := range ways {
-		way := ways[(i+run)%len(ways)]
+	for i := range deltaWays {
+		way := deltaWays[(i+run)%len(deltaWays)]
 		dir := filepath.Join(r.Dir, way.name)
-		if *way.into, err = pull(ctx, g.cfg.Binary, r.Leader.Client(), dir, "--delta", old, "--delta-by", way.name); err != nil {
+		p, err := pull(ctx, g.cfg.Binary, r.Leader.Client(), dir, "--delta", old, "--delta-by", way.name)
+		if err != nil {
 			return s, fmt.Errorf("by %s: %w", way.name, err)
 		}
-		if err := forget(ctx, r, *way.into, dir); err != nil {
+		*way.of(&s) = p
+		if err := forget(ctx, r, p, dir); err != nil {
 			return s, err
 		}
 	}
@@ -144,22 +158,16 @@ func deltaTable(loaded template, samples []Delta) Table {
 				of = append(of, s)
 			}
 		}
-		share := func(way string, pulled func(Delta) Pulled) measure.Row {
-			r := measure.RowOf(c.name+": fetched by "+way, "%", of, func(d Delta) float64 { return pulled(d).fetched() })
-			if loaded.size >= judgedFrom {
-				r = r.AtMost(c.bound)
+		for _, way := range deltaWays {
+			share := measure.RowOf(c.name+": fetched, "+way.name, "%", of, func(d Delta) float64 { return way.of(&d).fetched() })
+			if way.judged && loaded.size >= judgedFrom {
+				share = share.AtMost(c.bound)
 			}
-			return r
+			shares = append(shares, share)
+			rows = append(rows, share, measure.RowOf("  pull, "+way.name, "s", of, func(d Delta) float64 { return way.of(&d).Seconds }))
 		}
-		files := share("files", func(d Delta) Pulled { return d.Files })
-		ranges := share("ranges", func(d Delta) Pulled { return d.Ranges })
-		shares = append(shares, files, ranges)
-		rows = append(rows, files, ranges,
-			measure.RowOf("  bytes in all", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Files.BytesTotal) }),
-			measure.RowOf("  on the wire, by files", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Files.BytesWire) }),
-			measure.RowOf("  on the wire, by ranges", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Ranges.BytesWire) }),
-			measure.RowOf("  pull, by files", "s", of, func(d Delta) float64 { return d.Files.Seconds }),
-			measure.RowOf("  pull, by ranges", "s", of, func(d Delta) float64 { return d.Ranges.Seconds }),
+		rows = append(rows,
+			measure.RowOf("  bytes in all", "MiB", of, func(d Delta) float64 { return measure.MiB(d.Auto.BytesTotal) }),
 			measure.RowOf("  the first pull, of all bytes", "s", of, func(d Delta) float64 { return d.Whole.Seconds }))
 	}
 	title := fmt.Sprintf("%s, of a stopped node whose cluster went on; runs: %d", loaded, len(samples)/len(changes))

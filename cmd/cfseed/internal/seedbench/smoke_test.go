@@ -121,7 +121,7 @@ func checkDelta(t *testing.T, samples []Delta) {
 	}
 	for _, s := range samples {
 		if s.Changed == 0 || s.Whole.BytesReused != 0 || s.Files.BytesWire == 0 || s.Files.BytesReused >= s.Files.BytesTotal ||
-			s.Ranges.BytesReused == 0 || s.Ranges.BytesWire == 0 {
+			s.Auto.BytesReused == 0 || s.Auto.BytesWire == 0 || s.Ranges.BytesReused == 0 || s.Ranges.BytesWire == 0 {
 			t.Errorf("%+v", s)
 		}
 	}

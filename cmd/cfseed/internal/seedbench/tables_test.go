@@ -74,7 +74,9 @@ func inventDeltas(runs []int) []Delta {
 	var out []Delta
 	for _, n := range runs {
 		for i, c := range changes {
-			d := Delta{Run: n, Change: c.name, Changed: i, Whole: inventPull(2), Files: inventPull(n), Ranges: inventPull(2 * n)}
+			d := Delta{Run: n, Change: c.name, Changed: i, Whole: inventPull(2), Auto: inventPull(n + 1), Files: inventPull(n), Ranges: inventPull(2 * n)}
+			d.Auto.BytesWire = d.Auto.BytesTotal / 100 * uint64(c.percent*n)
+			d.Auto.BytesReused = d.Auto.BytesTotal - d.Auto.BytesWire
 			d.Files.BytesReused = d.Files.BytesTotal / 100 * uint64(100-c.percent*n)
 			d.Files.BytesWire -= d.Files.BytesReused
 			d.Ranges.BytesReused = d.Ranges.BytesTotal / 100 * 98

@@ -1,0 +1,214 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/chainfire/cfseed/snapshot/record"
+)
+
+// slowDelta takes so long for a byte of cost; on virtual time.
+type slowDelta struct {
+	rate float64 // bytes a second
+	fail bool
+	mu   sync.Mutex
+	made []int
+}
+
+func (d *slowDelta) Missing() []int                        { return nil }
+func (d *slowDelta) Adopt(context.Context) (uint64, error) { return 0, nil }
+func (d *slowDelta) Cost(t record.Table) uint64            { return t.Records }
+func (d *slowDelta) Make(ctx context.Context, t record.Table, _ *RecordSource, _ func(int)) (uint64, error) {
+	if err := sleep(ctx, time.Duration(float64(t.Records)/d.rate*float64(time.Second))); err != nil {
+		return 0, err
+	}
+	if d.fail {
+		return 0, errors.New("not made")
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.made = append(d.made, t.File)
+	return 1, nil
+}
+
+// meeting is a making beside lanes that fetch so many chunks a second, each.
+type meeting struct {
+	lanes  int
+	line   float64 // chunks a second of all lanes
+	rate   float64 // of the makers, in bytes of cost a second, each
+	before time.Duration
+	all    bool
+	fail   bool
+}
+
+type met struct {
+	fetched, made []int // files
+	took          time.Duration
+}
+
+const meetChunks = 32 // of each table
+
+func (c meeting) run(t *testing.T, tables int) (out met) {
+	synctest.Test(t, func(t *testing.T) {
+		var missing []Range
+		var described []record.Table
+		for f := range tables {
+			missing = append(missing, Range{File: f, Count: meetChunks})
+			// The later ones are the cheaper ones.
+			described = append(described, record.Table{File: f, Listable: true, Records: uint64(100<<20 - f<<20)})
+		}
+		d := &slowDelta{rate: c.rate, fail: c.fail}
+		m := &making{delta: d, queue: newWorkQueue(missing), all: c.all, source: func() *RecordSource { return new(RecordSource) },
+			missing: func(file int) []Range { return []Range{{File: file, Count: meetChunks}} }, progress: func(int) {}, log: quiet()}
+		began := time.Now()
+		m.plan(described)
+		var makes, lanes sync.WaitGroup
+		for range makers {
+			makes.Go(func() { m.work(t.Context()) })
+		}
+		_ = sleep(t.Context(), c.before)
+		m.queue.begin(missing, c.lanes, time.Now())
+		var mu sync.Mutex
+		got := make(map[int]int)
+		for range c.lanes {
+			lanes.Go(func() {
+				for share := m.queue.take(mostShare); share != nil; share = m.queue.take(mostShare) {
+					for _, r := range share {
+						for range r.Count {
+							_ = sleep(t.Context(), time.Duration(float64(c.lanes)/c.line*float64(time.Second)))
+							m.queue.stored()
+							mu.Lock()
+							got[r.File]++
+							mu.Unlock()
+						}
+					}
+				}
+			})
+		}
+		lanes.Wait()
+		m.stop()
+		makes.Wait()
+		out.took, out.made = time.Since(began), d.made
+		for f := range tables {
+			switch got[f] {
+			case meetChunks:
+				out.fetched = append(out.fetched, f)
+			case 0:
+			default:
+				t.Errorf("%d chunks of table %d were fetched", got[f], f)
+			}
+		}
+	})
+	return out
+}
+
+// TestMeetInTheMiddle: on a fast line the lanes fetch what making is too slow for,
+// on a slow one nearly all is made, and in between each does a part, from its end,
+// and the two are done at about the same time.
+func TestMeetInTheMiddle(t *testing.T) {
+	const tables = 20
+	for name, tc := range map[string]struct {
+		meeting
+		least, most int // tables made
+	}{
+		"a fast line":          {meeting{lanes: 2, line: 10_000, rate: 60 << 20}, 0, 2},
+		"a slow line":          {meeting{lanes: 2, line: 0.5, rate: 60 << 20}, 19, 20},
+		"neither":              {meeting{lanes: 4, line: 20, rate: 60 << 20}, 10, 16},
+		"slow makers":          {meeting{lanes: 4, line: 20, rate: 6 << 20}, 2, 6},
+		"begun before":         {meeting{lanes: 2, line: 10_000, rate: 60 << 20, before: 8 * time.Second}, 9, 12},
+		"whatever it takes":    {meeting{lanes: 2, line: 0.5, rate: 1 << 20, all: true, before: time.Hour}, 20, 20},
+		"what can not be made": {meeting{lanes: 4, line: 0.5, rate: 60 << 20, fail: true}, 0, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := tc.run(t, tables)
+			if n := len(got.made); n < tc.least || n > tc.most {
+				t.Errorf("%d tables were made, want %d to %d (%+v)", n, tc.least, tc.most, got)
+			}
+			if !tc.fail && len(got.made)+len(got.fetched) != tables {
+				t.Errorf("%d made and %d fetched of %d", len(got.made), len(got.fetched), tables)
+			}
+			for _, made := range got.made {
+				for _, fetched := range got.fetched {
+					if made < fetched {
+						t.Fatalf("table %d was made and %d fetched, which is cheaper to make", made, fetched)
+					}
+				}
+			}
+			alone := time.Duration(tables * meetChunks / tc.line * float64(time.Second))
+			if slack := time.Duration(100<<20/tc.rate*float64(time.Second)) + 2*time.Second; !tc.all && got.took > alone+slack+tc.before {
+				t.Errorf("it took %s, the lanes alone %s", got.took, alone)
+			}
+		})
+	}
+}
+
+// A claim is of a whole table or none, and one that is given back is handed out.
+func TestQueueClaims(t *testing.T) {
+	q := newWorkQueue([]Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}, {File: 2, First: 3, Count: 2}})
+	if left, begun := q.ahead(time.Now()); left != 0 || begun {
+		t.Error("it has begun")
+	}
+	q.arrange(map[int]int{0: 2, 1: 1})
+	if !q.claim(2) || q.claim(2) || q.claimable(2) || q.claim(9) {
+		t.Error("claims before it begins")
+	}
+	now := time.Now()
+	q.begin([]Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}}, 1, now)
+	if share := q.take(2); len(share) != 1 || share[0] != (Range{File: 1, Count: 2}) {
+		t.Errorf("%v is handed out first", share)
+	}
+	if q.claim(1) || q.claimable(1) || !q.claimable(0) || !q.claim(0) {
+		t.Error("a part of table 1 was handed out, of table 0 nothing")
+	}
+	q.stored()
+	if left, begun := q.ahead(now.Add(10 * time.Second)); left != 10*time.Second || !begun {
+		t.Errorf("%s for 2 chunks at 2 in 10 s", left)
+	}
+	q.giveBack(0, []Range{{File: 0, First: 2, Count: 2}})
+	if n := q.files(); n[0] != 2 || n[1] != 2 || n[2] != 0 {
+		t.Errorf("%v chunks are left", n)
+	}
+}
+
+// TestOutlast: tables that are being made when the lanes are done are waited for as
+// long as they would have taken as files, and as all took before.
+func TestOutlast(t *testing.T) {
+	for name, tc := range map[string]struct {
+		lanes, lists time.Duration // for a chunk; 0: not known
+		before       time.Duration
+		takes        time.Duration // to make
+		want         bool
+		at           time.Duration // about
+	}{
+		"a slow line":              {lanes: time.Second, takes: 20 * time.Second, want: true, at: 20 * time.Second},
+		"a fast line":              {lanes: time.Millisecond, takes: 20 * time.Second, want: false, at: 32 * time.Millisecond},
+		"a fast line, much before": {lanes: time.Millisecond, before: 30 * time.Second, takes: 20 * time.Second, want: true, at: 20 * time.Second},
+		"only lists, slow":         {lists: time.Second, takes: 20 * time.Second, want: true, at: 20 * time.Second},
+		"only lists, fast":         {lists: 10 * time.Millisecond, takes: 20 * time.Second, want: false, at: 320 * time.Millisecond},
+		"the lanes know better":    {lanes: time.Second, lists: time.Millisecond, takes: 20 * time.Second, want: true, at: 20 * time.Second},
+		"nothing is known":         {takes: 20 * time.Second, want: true, at: 20 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			q := newWorkQueue([]Range{{File: 0, Count: meetChunks}, {File: 1, Count: meetChunks}, {File: 2, Count: 1}})
+			q.claim(0)
+			q.claim(1)
+			q.kept(0)
+			q.begin(nil, 1, time.Now())
+			if tc.lanes > 0 {
+				_ = sleep(t.Context(), tc.lanes)
+				q.stored()
+			}
+			m, done, began := &making{queue: q}, make(chan struct{}), time.Now()
+			made := time.AfterFunc(tc.takes, func() { close(done) })
+			defer made.Stop()
+			got := m.outlast(t.Context(), done, tc.before, func() time.Duration { return tc.lists })
+			if took := time.Since(began); got != tc.want || took < tc.at || took > tc.at+2*makeAgain {
+				t.Errorf("%s: %t after %s, want %t after %s", name, got, took, tc.want, tc.at)
+			}
+		})
+	}
+}
