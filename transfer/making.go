@@ -61,7 +61,8 @@ type Made struct {
 // the cheapest on, beside the lanes, which fetch from the other end: until they
 // meet, nobody waits for the other. Before the lanes begin it takes what it can;
 // then a table only if it will be there before the lanes could fetch all that is
-// missing.
+// missing, or takes no longer than all did before: the few that are under way when
+// the lanes are done make little of the whole.
 type making struct {
 	delta    Delta
 	queue    *workQueue
@@ -164,10 +165,10 @@ func (m *making) next(now time.Time) (c *candidate, more bool) {
 	if m.stopped {
 		return nil, false
 	}
-	left, lanes := m.queue.ahead(now)
+	left, before, lanes := m.queue.ahead(now)
 	var kept []candidate
 	for i, have := range m.order {
-		if !m.all && lanes && m.takes(have.cost) >= left {
+		if !m.all && lanes && m.takes(have.cost) >= max(left, before) {
 			if m.queue.claimable(have.File) {
 				kept = append(kept, have)
 			}

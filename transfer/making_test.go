@@ -149,7 +149,7 @@ func TestMeetInTheMiddle(t *testing.T) {
 // A claim is of a whole table or none, and one that is given back is handed out.
 func TestQueueClaims(t *testing.T) {
 	q := newWorkQueue([]Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}, {File: 2, First: 3, Count: 2}})
-	if left, begun := q.ahead(time.Now()); left != 0 || begun {
+	if left, _, begun := q.ahead(time.Now()); left != 0 || begun {
 		t.Error("it has begun")
 	}
 	q.arrange(map[int]int{0: 2, 1: 1})
@@ -165,7 +165,7 @@ func TestQueueClaims(t *testing.T) {
 		t.Error("a part of table 1 was handed out, of table 0 nothing")
 	}
 	q.stored()
-	if left, begun := q.ahead(now.Add(10 * time.Second)); left != 10*time.Second || !begun {
+	if left, before, begun := q.ahead(now.Add(10 * time.Second)); left != 10*time.Second || before < 0 || !begun {
 		t.Errorf("%s for 2 chunks at 2 in 10 s", left)
 	}
 	q.giveBack(0, []Range{{File: 0, First: 2, Count: 2}})

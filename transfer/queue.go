@@ -18,6 +18,7 @@ type workQueue struct {
 	claimed map[int]int  // chunks of files that were claimed and are not here again
 	rank    map[int]int  // of files; those of the least are handed out first
 
+	made  time.Time     // the queue
 	began time.Time     // handing out
 	came  int           // chunks since then
 	took  time.Duration // until the last of them
@@ -32,7 +33,7 @@ const (
 
 // newWorkQueue makes a queue for begin to hand out, or to claim from before that.
 func newWorkQueue(missing []Range) *workQueue {
-	q := &workQueue{streams: 1, handed: make(map[int]bool), claimed: make(map[int]int)}
+	q := &workQueue{streams: 1, made: time.Now(), handed: make(map[int]bool), claimed: make(map[int]int)}
 	q.add(missing...)
 	return q
 }
@@ -160,15 +161,15 @@ func (q *workQueue) stored() {
 
 // ahead is how long the streams will take for all that is in the queue, at the
 // rate so far: at most that, for as many chunks may be on their way as there are
-// streams. begun: they take shares.
-func (q *workQueue) ahead(now time.Time) (left time.Duration, begun bool) {
+// streams; and what passed before they began. begun: they take shares.
+func (q *workQueue) ahead(now time.Time) (left, before time.Duration, begun bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.began.IsZero() {
-		return 0, false
+		return 0, 0, false
 	}
 	each := now.Sub(q.began).Seconds() / float64(q.came+q.streams)
-	return time.Duration(float64(q.chunks) * each * float64(time.Second)), true
+	return time.Duration(float64(q.chunks) * each * float64(time.Second)), q.began.Sub(q.made), true
 }
 
 // behind is how long the streams would take for what is claimed and has not come, at
