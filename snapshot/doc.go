@@ -38,26 +38,17 @@
 // # Delta
 //
 // A Base is the data directory of a member that does not run; a Match says what a
-// stage can take from it. Files that are the seed's are copied (Adopt). A table that
-// the base has not is made again of records (Make): the source lists hashes of them
-// in order, as package record describes it, the target looks for them in those
-// tables of the base that the seed has not, asks for the others, and writes a table
-// of all. What writes tables is a function of their records, so that the bytes are
-// the seed's; each chunk is compared with the manifest as one that was fetched is,
-// and where it differs it stays missing. The base is only read, and nothing of a
-// delta is on disk but the stage.
-//
-// # Tables made of records
-//
-// The storage engine writes the same table whenever it is given the same records
-// and the same options. So a table that a base lacks is made again, byte for byte:
-// a Match knows which files of a stopped or former member's directory (its Base)
-// are the seed's, and for a table that none of them is, the source lists hashes of
-// its records (package record). Those that the base has in other tables are taken
-// from there, the rest is asked for, and what is written of them is staged chunk
-// by chunk like anything else that comes in, with the same sums. A hash that two
-// records have, or a source that writes its tables in another way, cost a table
-// that is fetched as a file after all, and nothing else.
+// stage can take from it. Files that are the seed's are copied (Adopt), and so are
+// chunks of tables: one that was only appended to begins as it did before. A table
+// of which the base has less than half like that is made again of records (Make):
+// the source lists hashes of them in order, as package record describes it, the
+// target looks for them in those tables of the base that the seed has not, asks for
+// the others, and writes a table of all. The storage engine writes the same table
+// whenever it is given the same records and the same options, so that the bytes are
+// the seed's; each chunk is compared with the manifest as one that was fetched is.
+// A hash that two records have, or a source that writes its tables in another way,
+// cost a table that is fetched as a file after all, and nothing else. The base is
+// only read, and nothing of a delta is on disk but the stage.
 //
 // # Install
 //

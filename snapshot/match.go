@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/semaphore"
 
+	"github.com/chainfire/cfseed/snapshot/chunk"
 	"github.com/chainfire/cfseed/snapshot/manifest"
 	"github.com/chainfire/cfseed/snapshot/record"
 )
@@ -20,7 +21,8 @@ type Match struct {
 	s      *Stage
 	base   *Base
 	same   []sameFile
-	lacks  []int        // tables of the seed that no file of the base is
+	parts  []samePart
+	lacks  []int        // tables of the seed of which the base has little: no file, and less than half of the chunks
 	tables []*baseTable // of the base that no file of the seed is
 	room   *semaphore.Weighted
 }
@@ -31,8 +33,18 @@ type sameFile struct {
 	file int
 }
 
-// Match compares the files of a base with those of the seed, by digest, whatever
-// their names. What can not be read, or goes away meanwhile, does not match.
+// samePart is a table of the base of which some chunks are those of another table
+// of the seed, at the same places. What is appended to, such as the table of the
+// newest revisions, begins as it did before.
+type samePart struct {
+	path   string
+	file   int
+	chunks []int
+}
+
+// Match compares the files of a base with those of the seed, whatever their
+// names: by digest, and tables chunk by chunk. What can not be read, or goes away
+// meanwhile, does not match.
 func (s *Stage) Match(ctx context.Context, b *Base) (*Match, error) {
 	m := &Match{s: s, base: b, room: semaphore.NewWeighted(makeBytes)}
 	bySize := map[uint64][]int{}
@@ -55,12 +67,56 @@ func (s *Stage) Match(ctx context.Context, b *Base) (*Match, error) {
 			m.tables = append(m.tables, f.table)
 		}
 	}
+	places := placesOf(found)
 	for i := range s.m.Files {
-		if s.m.Files[i].Kind == manifest.KindTable && !has[i] {
+		if f := &s.m.Files[i]; f.Kind == manifest.KindTable && !has[i] && !m.share(i, f.Chunks, places) {
 			m.lacks = append(m.lacks, i)
 		}
 	}
 	return m, nil
+}
+
+// place is a chunk at its place in a table.
+type place struct {
+	index int
+	sum   uint64
+}
+
+// placesOf says which table of the base has a chunk, of those that are none of the
+// seed's.
+func placesOf(found []matched) map[place]string {
+	places := make(map[place]string)
+	for _, f := range found {
+		if len(f.same) > 0 || f.table == nil {
+			continue
+		}
+		for i, sum := range f.sums {
+			places[place{i, sum}] = f.path
+		}
+	}
+	return places
+}
+
+// share notes which chunks of a table the base has, and whether that is half of
+// them or more.
+func (m *Match) share(file int, chunks []uint64, places map[place]string) (most bool) {
+	byPath := map[string]int{} // index in m.parts
+	shared := 0
+	for i, sum := range chunks {
+		path, ok := places[place{i, sum}]
+		if !ok {
+			continue
+		}
+		shared++
+		at, ok := byPath[path]
+		if !ok {
+			at = len(m.parts)
+			byPath[path] = at
+			m.parts = append(m.parts, samePart{path: path, file: file})
+		}
+		m.parts[at].chunks = append(m.parts[at].chunks, i)
+	}
+	return shared > 0 && 2*shared >= len(chunks)
 }
 
 // matched is what became of one file of the base.
@@ -68,6 +124,7 @@ type matched struct {
 	path  string
 	same  []int // files of the seed that it is
 	table *baseTable
+	sums  []uint64 // of its chunks
 }
 
 // compare looks at every file of the base.
@@ -116,23 +173,25 @@ func (m *Match) compareFile(ctx context.Context, found *matched, bySize map[uint
 	if info.IsDir() {
 		return nil
 	}
-	size := uint64(info.Size())
-	if candidates := bySize[size]; len(candidates) > 0 {
-		sums, err := sumChunks(ctx, f, size, m.s.m.ChunkSize, m.s.bufs)
-		if err != nil {
-			if ctx.Err() != nil {
-				return failure(op, found.path, err)
-			}
-			return nil
+	size, table := uint64(info.Size()), isTable(m.base.fs.PathBase(found.path))
+	candidates := bySize[size]
+	if len(candidates) == 0 && !table {
+		return nil
+	}
+	found.sums, err = sumChunks(ctx, f, size, m.s.m.ChunkSize, m.s.bufs)
+	if err != nil {
+		if ctx.Err() != nil {
+			return failure(op, found.path, err)
 		}
-		digest := manifest.FileDigest(size, sums)
-		for _, file := range candidates {
-			if m.s.m.Files[file].Digest == digest {
-				found.same = append(found.same, file)
-			}
+		return nil
+	}
+	digest := manifest.FileDigest(size, found.sums)
+	for _, file := range candidates {
+		if m.s.m.Files[file].Digest == digest {
+			found.same = append(found.same, file)
 		}
 	}
-	if len(found.same) == 0 && isTable(m.base.fs.PathBase(found.path)) {
+	if len(found.same) == 0 && table {
 		found.table = newBaseTable(ctx, m.base.fs, found.path, size)
 	}
 	return nil
@@ -144,11 +203,17 @@ func (m *Match) Shared() uint64 {
 	for _, f := range m.same {
 		n += m.s.m.Files[f.file].Size
 	}
+	for _, p := range m.parts {
+		for _, i := range p.chunks {
+			_, length := chunk.Bounds(m.s.m.Files[p.file].Size, m.s.m.ChunkSize, uint64(i))
+			n += uint64(length)
+		}
+	}
 	return n
 }
 
-// Missing lists the tables of the seed, by their index in the manifest, that the
-// base does not have and that are not staged: those that Make is for.
+// Missing lists the tables of the seed, by their index in the manifest, of which
+// the base has little and that are not staged: those that Make is for.
 func (m *Match) Missing() []int {
 	var out []int
 	for _, file := range m.lacks {
@@ -172,29 +237,44 @@ func (m *Match) Cost(t record.Table) uint64 {
 	return cost
 }
 
-// Adopt stages the files that the base has and gives how many bytes that were.
-// What can not be read any more is fetched instead.
+// Adopt stages the files, and the chunks of other tables, that the base has and
+// gives how many bytes that were. What can not be read any more is fetched instead.
 func (m *Match) Adopt(ctx context.Context) (adopted uint64, err error) {
-	const op = "adopt file"
 	for _, same := range m.same {
-		if err := ctx.Err(); err != nil {
-			return adopted, failure(op, same.path, err)
+		n, err := m.adopt(ctx, same.path, same.file, nil)
+		if adopted += n; err != nil {
+			return adopted, err
 		}
-		if !m.s.files[same.file].lacks() {
-			continue
-		}
-		f, err := openToRead(m.base.fs, same.path)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return adopted, failure(op, same.path, err)
-		}
-		n, err := m.s.copyIn(f, same.file)
-		_ = f.Close() // only read
+	}
+	for _, part := range m.parts {
+		n, err := m.adopt(ctx, part.path, part.file, part.chunks)
 		if adopted += n; err != nil {
 			return adopted, err
 		}
 	}
 	return adopted, nil
+}
+
+// adopt stages some chunks of a file, nil: all, from one of the base.
+func (m *Match) adopt(ctx context.Context, path string, file int, chunks []int) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, failure("adopt file", path, err)
+	}
+	if !m.s.files[file].lacks() {
+		return 0, nil
+	}
+	f, err := openToRead(m.base.fs, path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, failure("adopt file", path, err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	if chunks == nil {
+		for i := range m.s.m.Files[file].Chunks {
+			chunks = append(chunks, i)
+		}
+	}
+	return m.s.copyIn(f, file, chunks)
 }

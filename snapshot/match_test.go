@@ -1,8 +1,10 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"syscall"
@@ -229,4 +231,64 @@ func TestMatcher(t *testing.T) {
 			t.Errorf("%s: found %v, want %v; used %v, want %v", name, found, c.found, used, c.used)
 		}
 	}
+}
+
+// TestMatchChunks: a table that begins as one of the base does has its first
+// chunks from there, and only as long as they are there; one that does not has
+// none.
+func TestMatchChunks(t *testing.T) {
+	rows := someRows(rand.New(rand.NewPCG(7, 8)), 3000)
+	for _, c := range []struct {
+		name   string
+		base   []row
+		makes  bool // less than half of it is shared
+		damage bool
+	}{
+		{name: "appended to", base: rows[:2500]},
+		{name: "much appended to", base: rows[:1000], makes: true},
+		{name: "begins later", base: rows[1:2500], makes: true},
+		{name: "another by now", base: rows[:2500], damage: true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			seed, table := handmade(t, fs, rows, c.base)
+			st, m := openMatch(t, fs, seed)
+			entry := &seed.m.Files[table.File]
+			had, want := readTable(t, fs, "base/state-1/800000.sst"), readTable(t, fs, seed.fs.PathJoin(seed.Dir(), entry.Name))
+			same := uint64(0) // bytes of whole chunks
+			for offset := 0; offset < len(want); offset += int(seed.m.ChunkSize) {
+				if end := offset + int(seed.m.ChunkSize); end <= len(had) && end <= len(want) && bytes.Equal(had[offset:end], want[offset:end]) {
+					same += uint64(seed.m.ChunkSize)
+				}
+			}
+			if got := slices.Contains(m.Missing(), table.File); got != c.makes {
+				t.Errorf("to be made: %t", got)
+			}
+			if (same == 0) != strings.HasPrefix(c.name, "begins") {
+				t.Fatalf("%d bytes are the same", same)
+			}
+			before := m.Shared() - same
+			if c.damage {
+				write(t, fs, "base/state-1/800000.sst", want[1:])
+				same = 0
+			}
+			n, err := m.Adopt(t.Context())
+			if err != nil || n != before+same {
+				t.Errorf("adopted %d, want %d and %d of the table: %v", n, before, same, err)
+			}
+			if again, err := m.Adopt(t.Context()); err != nil || again != 0 {
+				t.Errorf("again: %d, %v", again, err)
+			}
+			checkStaged(t, st, seed)
+		})
+	}
+}
+
+func readTable(t *testing.T, fs vfs.FS, path string) []byte {
+	t.Helper()
+	b, err := readFile(fs, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
