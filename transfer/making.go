@@ -47,6 +47,7 @@ const (
 	makeRate   = 100 << 20 // bytes of cost a second, until it is measured ...
 	makeWeight = 1.0       // ... for so many seconds
 	makeAgain  = time.Second / 20
+	makeAhead  = time.Second // before the lanes begin, at least
 )
 
 // Made says what came of a delta.
@@ -59,7 +60,8 @@ type Made struct {
 
 // making makes tables of a seed of records that the target has, one by one from
 // the cheapest on, beside the lanes, which fetch from the other end: until they
-// meet, nobody waits for the other. Before the lanes begin it takes what it can;
+// meet, nobody waits for the other. Before the lanes begin, which is a little after
+// the last shared file is there, it takes what it can;
 // then a table only if it will be there before the lanes could fetch all that is
 // missing, or takes no longer than all did before: the few that are under way when
 // the lanes are done make little of the whole.
@@ -274,6 +276,7 @@ func (r *round) fetchBeside(ctx context.Context) error {
 		}
 	}
 	if err == nil {
+		goAhead(ctx, ran, time.Since(began)/2)
 		err = r.fetchFrom(ctx, m.queue)
 	}
 	m.stop()
@@ -293,6 +296,19 @@ func (r *round) fetchBeside(ctx context.Context) error {
 		err = failed
 	}
 	return err
+}
+
+// goAhead lets tables be made alone for a while before the lanes begin: a fast line
+// would have all of them at once, and what a base is named for are bytes that need
+// not move. Half as long as what passed, or a second, is little of the whole.
+func goAhead(ctx context.Context, done <-chan struct{}, half time.Duration) {
+	timer := time.NewTimer(max(half, makeAhead))
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C:
+	case <-ctx.Done():
+	}
 }
 
 // outlast waits for the tables that are being made when the lanes have nothing left

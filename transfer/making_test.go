@@ -212,3 +212,25 @@ func TestOutlast(t *testing.T) {
 		})
 	}
 }
+
+// TestGoAhead: the lanes begin when all is made, or after half of what passed, at
+// least a second.
+func TestGoAhead(t *testing.T) {
+	for name, tc := range map[string]struct{ makes, half, want time.Duration }{
+		"all is made":     {makes: time.Second / 4, want: time.Second / 4},
+		"at least":        {makes: time.Hour, half: time.Second / 10, want: makeAhead},
+		"half, and again": {makes: time.Hour, half: 30 * time.Second, want: 30 * time.Second},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			began, done := time.Now(), make(chan struct{})
+			made := time.AfterFunc(tc.makes, func() { close(done) })
+			defer made.Stop()
+			if goAhead(t.Context(), done, tc.half); time.Since(began) != tc.want {
+				t.Errorf("%s: after %s, want %s", name, time.Since(began), tc.want)
+			}
+			ended, end := context.WithCancel(t.Context())
+			end()
+			goAhead(ended, make(chan struct{}), tc.half)
+		})
+	}
+}
