@@ -34,6 +34,9 @@ var (
 const (
 	makeBytes   = 64 << 20
 	recordBytes = 24 // of each record of a list
+
+	// Blocks of a table that are not written yet are not packed either.
+	writerSlack = 4 << 20
 )
 
 // Make makes one of the Missing tables of records, those that the base has within
@@ -82,6 +85,9 @@ func (m *Match) check(t record.Table) error {
 	}
 	if !t.Listable {
 		return fault.Newf(fault.Refused, op, "it can not be listed").At(m.s.m.Files[t.File].Name)
+	}
+	if size := m.s.m.Files[t.File].Size; size > makeBytes {
+		return fault.Newf(fault.Refused, op, "a table of %d bytes, of which all may have to be kept in memory", size).At(m.s.m.Files[t.File].Name)
 	}
 	if t.Records == 0 || t.Records > record.MaxRecords || len(t.Smallest) > record.MaxKey || len(t.Largest) > record.MaxKey ||
 		store.Comparer().Compare(t.Smallest, t.Largest) > 0 {
@@ -162,7 +168,7 @@ func (k *maker) newWalk() *walk {
 // write asks for the records that the base does not have, and writes the table.
 func (k *maker) write(src RecordSource, out *cutter) (err error) {
 	shape := store.TableShape{Format: k.t.Format, Pinned: k.t.Pinned}
-	if k.w, err = store.NewTableWriter(out.write, shape); err != nil {
+	if k.w, err = store.NewTableWriter(out.write, shape, 2*k.m.s.m.Files[k.t.File].Size+writerSlack); err != nil {
 		return err
 	}
 	k.walk = k.newWalk()

@@ -58,7 +58,7 @@ func sortRows(rows []row) {
 // tableOf writes rows as a table of the store.
 func tableOf(t testing.TB, rows []row) (content []byte) {
 	t.Helper()
-	w, err := store.NewTableWriter(func(p []byte) error { content = append(content, p...); return nil }, store.TableShape{Format: tableFormat})
+	w, err := store.NewTableWriter(func(p []byte) error { content = append(content, p...); return nil }, store.TableShape{Format: tableFormat}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

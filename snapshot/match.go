@@ -3,6 +3,7 @@ package snapshot
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"slices"
 
@@ -43,15 +44,22 @@ type samePart struct {
 }
 
 // Match compares the files of a base with those of the seed, whatever their
-// names: by digest, and tables chunk by chunk. What can not be read, or goes away
-// meanwhile, does not match.
+// names: by digest, and tables chunk by chunk from the first on, up to one that no
+// table of the seed has there: of most tables one chunk is read. What can not be
+// read, or goes away meanwhile, does not match; what can not be opened is an error.
 func (s *Stage) Match(ctx context.Context, b *Base) (*Match, error) {
 	m := &Match{s: s, base: b, room: semaphore.NewWeighted(makeBytes)}
-	bySize := map[uint64][]int{}
+	want := wanted{bySize: map[uint64][]int{}, places: map[place]bool{}}
 	for i := range s.m.Files {
-		bySize[s.m.Files[i].Size] = append(bySize[s.m.Files[i].Size], i)
+		f := &s.m.Files[i]
+		want.bySize[f.Size] = append(want.bySize[f.Size], i)
+		if f.Kind == manifest.KindTable {
+			for i, sum := range f.Chunks {
+				want.places[place{i, sum}] = true
+			}
+		}
 	}
-	found, err := m.compare(ctx, bySize)
+	found, err := m.compare(ctx, want)
 	if err != nil {
 		return nil, err
 	}
@@ -74,6 +82,12 @@ func (s *Stage) Match(ctx context.Context, b *Base) (*Match, error) {
 		}
 	}
 	return m, nil
+}
+
+// wanted is what the seed has.
+type wanted struct {
+	bySize map[uint64][]int
+	places map[place]bool // of its tables
 }
 
 // place is a chunk at its place in a table.
@@ -124,11 +138,11 @@ type matched struct {
 	path  string
 	same  []int // files of the seed that it is
 	table *baseTable
-	sums  []uint64 // of its chunks
+	sums  []uint64 // of its first chunks
 }
 
 // compare looks at every file of the base.
-func (m *Match) compare(ctx context.Context, bySize map[uint64][]int) ([]matched, error) {
+func (m *Match) compare(ctx context.Context, want wanted) ([]matched, error) {
 	var found []matched
 	for _, dir := range m.base.states {
 		names, err := list(m.base.fs, dir)
@@ -145,7 +159,7 @@ func (m *Match) compare(ctx context.Context, bySize map[uint64][]int) ([]matched
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(readers)
 	for i := range found {
-		group.Go(func() error { return m.compareFile(ctx, &found[i], bySize) })
+		group.Go(func() error { return m.compareFile(ctx, &found[i], want) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -153,7 +167,7 @@ func (m *Match) compare(ctx context.Context, bySize map[uint64][]int) ([]matched
 	return found, nil
 }
 
-func (m *Match) compareFile(ctx context.Context, found *matched, bySize map[uint64][]int) error {
+func (m *Match) compareFile(ctx context.Context, found *matched, want wanted) error {
 	const op = "compare files"
 	if err := ctx.Err(); err != nil {
 		return failure(op, found.path, err)
@@ -174,20 +188,23 @@ func (m *Match) compareFile(ctx context.Context, found *matched, bySize map[uint
 		return nil
 	}
 	size, table := uint64(info.Size()), isTable(m.base.fs.PathBase(found.path))
-	candidates := bySize[size]
-	if len(candidates) == 0 && !table {
+	candidates := want.bySize[size]
+	switch {
+	case len(candidates) > 0:
+		found.sums, err = sumChunks(ctx, f, size, m.s.m.ChunkSize, m.s.bufs)
+	case table:
+		found.sums, err = m.beginning(ctx, f, size, want.places)
+	default:
 		return nil
 	}
-	found.sums, err = sumChunks(ctx, f, size, m.s.m.ChunkSize, m.s.bufs)
 	if err != nil {
 		if ctx.Err() != nil {
 			return failure(op, found.path, err)
 		}
 		return nil
 	}
-	digest := manifest.FileDigest(size, found.sums)
 	for _, file := range candidates {
-		if m.s.m.Files[file].Digest == digest {
+		if m.s.m.Files[file].Digest == manifest.FileDigest(size, found.sums) {
 			found.same = append(found.same, file)
 		}
 	}
@@ -196,6 +213,31 @@ func (m *Match) compareFile(ctx context.Context, found *matched, bySize map[uint
 	}
 	return nil
 }
+
+// beginning sums the chunks of a table up to the first that the seed has in none
+// there.
+func (m *Match) beginning(ctx context.Context, f io.ReaderAt, size uint64, places map[place]bool) (sums []uint64, err error) {
+	buf := m.s.bufs.get()
+	defer m.s.bufs.put(buf)
+	for i := range chunk.Count(size, m.s.m.ChunkSize) {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		offset, length := chunk.Bounds(size, m.s.m.ChunkSize, uint64(i))
+		if err := readAt(f, buf[:length], offset); err != nil {
+			return nil, err
+		}
+		at := place{int(i), chunk.Sum(buf[:length])}
+		if !places[at] {
+			break
+		}
+		sums = append(sums, at.sum)
+	}
+	return sums, nil
+}
+
+// Broken tells why the stage can not be written any more; nil: it can.
+func (m *Match) Broken() error { return m.s.broken() }
 
 // Shared is how many bytes of the seed Adopt has to copy, or had.
 func (m *Match) Shared() uint64 {

@@ -214,7 +214,7 @@ func stageFromMemory(ctx context.Context, dir string, seed *snapshot.Seed, chunk
 		return err
 	}
 	queue := newWorkQueue(nil)
-	queue.begin(fileStage{st}.Missing(), 2, time.Now())
+	queue.begin(fileStage{st}.Missing, 2, time.Now())
 	errs := make([]error, 2)
 	var wg sync.WaitGroup
 	for i := range errs {

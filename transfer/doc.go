@@ -24,8 +24,9 @@
 //     stored: as many as a long line holds, hardly any on a short one. That, and
 //     no window of gRPC's, bounds what a target holds in memory and what it
 //     loses when it is killed.
-//  7. What could be made and was not is fetched: no error of a Delta's ends a pull.
-//     A table is made or fetched, not both, unless it could not be made.
+//  7. What could be made and was not is fetched: no error of making a table ends a
+//     pull. A table is made or fetched, not both, unless it could not be made, or
+//     not in the time that fetching takes.
 //  8. Seeds give way to what the source is there for: all of them together keep
 //     to a Pace that follows how long its writes and the syncs of its log take,
 //     above a floor.

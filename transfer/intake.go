@@ -132,7 +132,7 @@ func (r *reporter) reset(done, total uint64) {
 func (r *reporter) stored(n int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.advance(r.now.BytesDone + uint64(n))
+	r.advance(min(r.now.BytesDone+uint64(n), r.now.BytesTotal)) // one that came twice counts once at the end
 }
 
 // found adds n bytes to what is done, which were here: they tell nothing of the rate.

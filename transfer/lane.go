@@ -106,7 +106,7 @@ func (r *round) fetchRanges(ctx context.Context, queue *workQueue) error {
 	lanes := r.inUse(ctx)
 	// Of lanes that have channels the system asks whether the other side is there.
 	r.asked.Store(&[]chainfirev1.SeedClient{r.client})
-	queue.begin(r.stage.Missing(), len(lanes), time.Now())
+	queue.begin(r.stage.Missing, len(lanes), time.Now())
 	errs := make([]error, len(lanes))
 	var wg sync.WaitGroup
 	for i, l := range lanes {

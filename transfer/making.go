@@ -38,8 +38,11 @@ type Delta interface {
 	Make(ctx context.Context, t record.Table, src *RecordSource, stored func(n int)) (made uint64, err error)
 }
 
-// ErrNotAlike says that a table that was made is not the seed's.
-var ErrNotAlike = errors.New("the table that was made is not that of the seed")
+// Errors of Delta.Make after which no other table is begun.
+var (
+	ErrNotAlike = errors.New("the table that was made is not that of the seed")
+	ErrStage    = errors.New("the stage can not be written") // nor by what is fetched
+)
 
 const (
 	makers     = 2         // tables that are made at a time
@@ -99,7 +102,7 @@ func (m *making) run(ctx context.Context) {
 		m.end(ctx, nil, src, 0, 0, err)
 		return
 	}
-	m.plan(tables)
+	m.plan(ctx, tables)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	for range makers {
@@ -111,11 +114,14 @@ func (m *making) run(ctx context.Context) {
 }
 
 // plan puts the tables in order, and the queue in the opposite one.
-func (m *making) plan(tables []record.Table) {
+func (m *making) plan(ctx context.Context, tables []record.Table) {
 	var order []candidate
 	each := make(map[int]float64) // cost of a chunk
 	chunks := m.queue.files()
 	for _, t := range tables {
+		if ctx.Err() != nil { // to reckon a cost may take reading
+			return
+		}
 		if n := chunks[t.File]; t.Listable && n > 0 {
 			c := candidate{t, m.delta.Cost(t)}
 			each[t.File] = float64(c.cost) / float64(n)
@@ -151,7 +157,7 @@ func (m *making) work(ctx context.Context) {
 		src, began := m.source(), time.Now()
 		made, err := m.delta.Make(ctx, c.Table, src, m.progress)
 		if err != nil {
-			m.queue.giveBack(c.File, m.missing(c.File))
+			m.queue.giveBack(c.File, func() []Range { return m.missing(c.File) })
 		} else {
 			m.queue.kept(c.File)
 		}
@@ -210,13 +216,13 @@ func (m *making) end(ctx context.Context, c *candidate, src *RecordSource, made 
 		return
 	}
 	m.unmade++
-	if errors.Is(err, ErrNotAlike) {
+	if errors.Is(err, ErrNotAlike) || errors.Is(err, ErrStage) {
 		m.unmade = maxUnmade
 	}
 	m.failed = src.failed
 	m.stopped = m.unmade >= maxUnmade || ctx.Err() != nil || transient(src.failed) || leaseEnded(src.failed)
 	switch {
-	case ctx.Err() != nil:
+	case ctx.Err() != nil, errors.Is(err, ErrStage): // the lanes find out and tell
 	case c == nil:
 		m.log.Warn("no table can be made of records; all are fetched", "err", err)
 	default:
@@ -243,7 +249,7 @@ func (m *making) result() (made Made, unmade int, failed error) {
 
 // openDelta opens the delta of the stage that was opened last, if there is a base.
 func (r *round) openDelta(ctx context.Context) (err error) {
-	r.delta, r.adopted, r.unmade = nil, false, 0
+	r.delta, r.adopted, r.wentAhead, r.unmade = nil, false, false, 0
 	if r.cfg.OpenDelta == nil {
 		return nil
 	}
@@ -276,7 +282,10 @@ func (r *round) fetchBeside(ctx context.Context) error {
 		}
 	}
 	if err == nil {
-		goAhead(ctx, ran, time.Since(began)/2)
+		if !r.wentAhead {
+			r.wentAhead = true // not again by every try
+			goAhead(ctx, ran, time.Since(began)/2)
+		}
 		err = r.fetchFrom(ctx, m.queue)
 	}
 	m.stop()

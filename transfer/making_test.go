@@ -3,6 +3,8 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -65,13 +67,13 @@ func (c meeting) run(t *testing.T, tables int) (out met) {
 		m := &making{delta: d, queue: newWorkQueue(missing), all: c.all, source: func() *RecordSource { return new(RecordSource) },
 			missing: func(file int) []Range { return []Range{{File: file, Count: meetChunks}} }, progress: func(int) {}, log: quiet()}
 		began := time.Now()
-		m.plan(described)
+		m.plan(t.Context(), described)
 		var makes, lanes sync.WaitGroup
 		for range makers {
 			makes.Go(func() { m.work(t.Context()) })
 		}
 		_ = sleep(t.Context(), c.before)
-		m.queue.begin(missing, c.lanes, time.Now())
+		m.queue.begin(func() []Range { return missing }, c.lanes, time.Now())
 		var mu sync.Mutex
 		got := make(map[int]int)
 		for range c.lanes {
@@ -157,7 +159,9 @@ func TestQueueClaims(t *testing.T) {
 		t.Error("claims before it begins")
 	}
 	now := time.Now()
-	q.begin([]Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}}, 1, now)
+	q.begin(func() []Range {
+		return []Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}}
+	}, 1, now)
 	if share := q.take(2); len(share) != 1 || share[0] != (Range{File: 1, Count: 2}) {
 		t.Errorf("%v is handed out first", share)
 	}
@@ -168,7 +172,7 @@ func TestQueueClaims(t *testing.T) {
 	if left, before, begun := q.ahead(now.Add(10 * time.Second)); left != 10*time.Second || before < 0 || !begun {
 		t.Errorf("%s for 2 chunks at 2 in 10 s", left)
 	}
-	q.giveBack(0, []Range{{File: 0, First: 2, Count: 2}})
+	q.giveBack(0, func() []Range { return []Range{{File: 0, First: 2, Count: 2}} })
 	if n := q.files(); n[0] != 2 || n[1] != 2 || n[2] != 0 {
 		t.Errorf("%v chunks are left", n)
 	}
@@ -197,7 +201,7 @@ func TestOutlast(t *testing.T) {
 			q.claim(0)
 			q.claim(1)
 			q.kept(0)
-			q.begin(nil, 1, time.Now())
+			q.begin(func() []Range { return nil }, 1, time.Now())
 			if tc.lanes > 0 {
 				_ = sleep(t.Context(), tc.lanes)
 				q.stored()
@@ -232,5 +236,31 @@ func TestGoAhead(t *testing.T) {
 			end()
 			goAhead(ended, make(chan struct{}), tc.half)
 		})
+	}
+}
+
+// TestMakingEnds: after a table that came out different, or a stage that can not be
+// written, no other is begun; after one that was not made, others are.
+func TestMakingEnds(t *testing.T) {
+	for name, tc := range map[string]struct {
+		err  error
+		ends bool
+	}{
+		"made":      {},
+		"not made":  {err: errors.New("no")},
+		"not alike": {err: fmt.Errorf("it: %w", ErrNotAlike), ends: true},
+		"stage":     {err: fmt.Errorf("it: %w", ErrStage), ends: true},
+	} {
+		m := &making{queue: newWorkQueue([]Range{{File: 1, Count: 1}}), log: slog.New(slog.DiscardHandler), order: []candidate{{Table: record.Table{File: 1}}}}
+		m.end(t.Context(), &candidate{}, &RecordSource{}, 0, 0, tc.err)
+		if _, more := m.next(time.Now()); more == tc.ends {
+			t.Errorf("%s: another is begun: %t", name, more)
+		}
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	m := &making{queue: newWorkQueue([]Range{{File: 1, Count: 1}}), delta: nil} // whose cost nobody asks for
+	if m.plan(ended, []record.Table{{File: 1, Listable: true}}); m.order != nil {
+		t.Error("planned after the end")
 	}
 }

@@ -138,9 +138,10 @@ type puller struct {
 	stage  Stage
 	in     *intake
 
-	delta   Delta // beside the stage; nil: none
-	adopted bool  // what its base shares is staged
-	unmade  int   // tables in a row that it could not make
+	delta     Delta // beside the stage; nil: none
+	adopted   bool  // what its base shares is staged
+	wentAhead bool  // tables were made alone for a while
+	unmade    int   // tables in a row that it could not make
 
 	report reporter
 	notify sync.Mutex

@@ -38,12 +38,13 @@ func newWorkQueue(missing []Range) *workQueue {
 	return q
 }
 
-// begin says that streams take shares from now on, of what is missing by now.
-func (q *workQueue) begin(missing []Range, streams int, now time.Time) {
+// begin says that streams take shares from now on, of what is missing by now: what
+// is given back meanwhile is in it once.
+func (q *workQueue) begin(missing func() []Range, streams int, now time.Time) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.ranges, q.chunks, q.streams, q.began = nil, 0, streams, now
-	for _, r := range missing {
+	for _, r := range missing() {
 		if _, claimed := q.claimed[r.File]; !claimed {
 			q.ranges = append(q.ranges, r)
 			q.chunks += r.Count
@@ -68,6 +69,11 @@ func (q *workQueue) sort() {
 func (q *workQueue) add(ranges ...Range) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	q.put(ranges)
+}
+
+// put is add, with the lock held.
+func (q *workQueue) put(ranges []Range) {
 	for _, r := range ranges {
 		q.ranges = append(q.ranges, r)
 		q.chunks += r.Count
@@ -121,12 +127,12 @@ func (q *workQueue) kept(file int) {
 	q.claimed[file] = 0
 }
 
-// giveBack ends a claim; ranges are what is missing of the file.
-func (q *workQueue) giveBack(file int, ranges []Range) {
+// giveBack ends a claim; missing gives what is missing of the file.
+func (q *workQueue) giveBack(file int, missing func() []Range) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	delete(q.claimed, file)
-	q.mu.Unlock()
-	q.add(ranges...)
+	q.put(missing())
 }
 
 // take gives the next share, of at most so many chunks, nil when there is none.

@@ -22,7 +22,7 @@ func TestWorkQueue(t *testing.T) {
 		}
 		streams := rapid.IntRange(1, 8).Draw(t, "streams")
 		q := newWorkQueue(missing)
-		q.begin(missing, streams, time.Now())
+		q.begin(func() []Range { return missing }, streams, time.Now())
 		left := len(want)
 		most := rapid.IntRange(leastShare, 64).Draw(t, "most")
 		for share := q.take(most); share != nil; share = q.take(most) {

@@ -25,6 +25,7 @@ const (
 	recordsTurn  = 1 << 20   // bytes of a table that are read between two looks at lease and pace
 	maxDescribed = 64        // tables of one request
 	maxBoundary  = 8 << 10   // bytes of the two keys of a description
+	maxAnswer    = 1 << 20   // bytes of the descriptions of one answer
 )
 
 // DescribeTables says which tables of a seed can be listed.
@@ -100,11 +101,16 @@ func describedProto(t record.Table) *chainfirev1.TableDescription {
 // describedFrom reads the wire form of a table that was asked for; errors are
 // fault.Corrupt.
 func describedFrom(p *chainfirev1.TableDescription, file int) (record.Table, error) {
+	if !p.GetListable() && int64(p.GetFile()) == int64(file) {
+		return record.Table{File: file}, nil
+	}
 	t := record.Table{File: file, Listable: p.GetListable(), Records: p.GetRecords(), Smallest: p.GetSmallest(), Largest: p.GetLargest(), Format: p.GetFormat()}
 	pinned := p.GetPinned()
 	switch {
 	case int64(p.GetFile()) != int64(file):
 		return t, fault.Newf(fault.Corrupt, "describe tables", "table %d instead of %d", p.GetFile(), file)
+	case len(t.Smallest)+len(t.Largest) > maxBoundary:
+		return t, fault.Newf(fault.Corrupt, "describe tables", "table %d has keys of %d and %d bytes", file, len(t.Smallest), len(t.Largest))
 	case len(pinned) != 0 && len(pinned) != len(t.Pinned):
 		return t, fault.Newf(fault.Corrupt, "describe tables", "%d properties of table %d, want %d", len(pinned), file, len(t.Pinned))
 	case t.Listable && (t.Records == 0 || t.Records > record.MaxRecords):

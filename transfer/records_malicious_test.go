@@ -150,7 +150,8 @@ func TestDescribedFrom(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for name, p := range map[string]*chainfirev1.TableDescription{
-		"another file": {File: 4}, "no records": {File: 3, Listable: true}, "four properties": {File: 3, Pinned: make([]uint64, 4)},
+		"another file": {File: 4}, "no records": {File: 3, Listable: true}, "four properties": {File: 3, Listable: true, Records: 9, Pinned: make([]uint64, 4)},
+		"long keys":        {File: 3, Listable: true, Records: 9, Smallest: []byte("a"), Largest: make([]byte, maxBoundary)},
 		"too many records": {File: 3, Listable: true, Records: 1 << 60},
 	} {
 		if _, err := describedFrom(p, 3); !fault.Is(err, fault.Corrupt) {

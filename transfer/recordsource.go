@@ -37,7 +37,7 @@ func (s *RecordSource) Describe(ctx context.Context, files []int) (_ []record.Ta
 		for _, f := range files[:n] {
 			req.Files = append(req.Files, uint32(f))
 		}
-		resp, err := r.client.DescribeTables(ctx, req, grpc.MaxCallRecvMsgSize(MaxMessage))
+		resp, err := r.client.DescribeTables(ctx, req, grpc.MaxCallRecvMsgSize(maxAnswer))
 		if err != nil {
 			return nil, peerFault(ctx, "describe tables", err)
 		}

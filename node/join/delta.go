@@ -61,8 +61,11 @@ type matched struct{ *snapshot.Match }
 // Make implements transfer.Delta.
 func (m matched) Make(ctx context.Context, t record.Table, src *transfer.RecordSource, stored func(n int)) (uint64, error) {
 	made, err := m.Match.Make(ctx, t, src, stored)
-	if errors.Is(err, snapshot.ErrNotAlike) {
+	switch {
+	case errors.Is(err, snapshot.ErrNotAlike):
 		err = errors.Join(transfer.ErrNotAlike, err)
+	case err != nil && m.Broken() != nil:
+		err = errors.Join(transfer.ErrStage, err)
 	}
 	return made, err
 }

@@ -100,6 +100,11 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 			n.notify(ev)
 		},
 		OpenStage: func(manifest []byte) (transfer.Stage, error) {
+			if stage != nil { // of a seed that nobody serves any more
+				if err := stage.Close(); err != nil {
+					return nil, err
+				}
+			}
 			s, err := snapshot.OpenStage(ctx, n.cfg.Dir, manifest)
 			if err != nil {
 				return nil, err

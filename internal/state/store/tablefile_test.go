@@ -292,7 +292,7 @@ func TestTableWriterRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var n int
-			w, err := NewTableWriter(func(p []byte) error { n += len(p); return c.out }, TableShape{Format: uint32(c.format.MaxTableFormat())})
+			w, err := NewTableWriter(func(p []byte) error { n += len(p); return c.out }, TableShape{Format: uint32(c.format.MaxTableFormat())}, 0)
 			must(t, err)
 			for _, r := range c.records {
 				if err = w.Add(r.kind, r.seq, r.key, []byte(r.value)); err != nil {
@@ -309,8 +309,36 @@ func TestTableWriterRefuses(t *testing.T) {
 		})
 	}
 	for _, format := range []uint32{0, uint32(FormatMajorVersion.MaxTableFormat()) + 1, 1 << 31} {
-		if _, err := NewTableWriter(nil, TableShape{Format: format}); !fault.Is(err, fault.Refused) {
+		if _, err := NewTableWriter(nil, TableShape{Format: format}, 0); !fault.Is(err, fault.Refused) {
 			t.Errorf("format %d: %v", format, err)
 		}
+	}
+}
+
+// TestTableWriterLimit: versions of one key are kept in memory until the table
+// ends, so that what is written does not bound them; the limit does.
+func TestTableWriterLimit(t *testing.T) {
+	const limit = 1 << 20
+	value := make([]byte, 64<<10)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for _, bounded := range []bool{true, false} {
+		written := 0
+		var most uint64
+		if bounded {
+			most = limit
+		}
+		w, err := NewTableWriter(func(p []byte) error { written += len(p); return nil }, TableShape{Format: uint32(FormatMajorVersion.MaxTableFormat())}, most)
+		must(t, err)
+		added := 0
+		for ; added < 100 && err == nil; added++ {
+			for i := range value {
+				value[i] = byte(rng.Uint32())
+			}
+			err = w.Add(uint8(pebble.InternalKeyKindSet), 0, appendSuffix(appendPrefix(nil, MVCC, []byte("k")), int64(1000-added)), value)
+		}
+		if bounded != fault.Is(err, fault.Refused) || bounded && (written > limit || added > 2*limit/len(value)) {
+			t.Errorf("bounded %t: %d added, %d bytes written: %v", bounded, added, written, err)
+		}
+		w.Abort()
 	}
 }

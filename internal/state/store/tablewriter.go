@@ -16,6 +16,7 @@ import (
 type TableWriter struct {
 	w      sstable.RawWriter
 	pinned [3]uint64
+	limit  uint64 // bytes; 0: none
 	out    *tableOutput
 	err    error
 }
@@ -24,9 +25,15 @@ type TableWriter struct {
 // written goes to out, in order, in pieces that out must not keep; its error ends
 // the table. out is called from another goroutine at times, but never by two at
 // once, and not after Close or Abort, one of which the caller calls. A format that
-// this program does not write is fault.Refused.
-func NewTableWriter(out func(p []byte) error, s TableShape) (*TableWriter, error) {
-	return Options{}.withDefaults().newTableWriter(out, s)
+// this program does not write is fault.Refused. What is not written yet is in memory,
+// and may be much of a table: one that takes more than limit bytes, written or not,
+// is fault.Refused; limit 0 is none.
+func NewTableWriter(out func(p []byte) error, s TableShape, limit uint64) (*TableWriter, error) {
+	w, err := Options{}.withDefaults().newTableWriter(out, s)
+	if err == nil {
+		w.limit = limit
+	}
+	return w, err
 }
 
 func (o Options) newTableWriter(out func(p []byte) error, s TableShape) (*TableWriter, error) {
@@ -57,6 +64,8 @@ func (w *TableWriter) Add(kind uint8, seq uint64, key, value []byte) (err error)
 	k := pebble.MakeInternalKey(key, pebble.SeqNum(seq), pebble.InternalKeyKind(kind))
 	if err := w.w.Add(k, value, false); err != nil {
 		w.err = w.failed(err)
+	} else if n := w.w.EstimatedSize(); w.limit > 0 && n > w.limit {
+		w.err = fault.Newf(fault.Refused, "write table", "it has %d bytes by now, at most %d are wanted", n, w.limit)
 	}
 	return w.err
 }
