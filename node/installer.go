@@ -178,16 +178,22 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 			if root := manifest.RootOf(encoded); string(root[:]) != string(req.GetManifestRoot()) {
 				return nil, fault.Newf(fault.Different, op, "the source has other files than the message names")
 			}
+			if stage != nil { // of files that nobody serves any more
+				if err := stage.Close(); err != nil {
+					return nil, err
+				}
+			}
 			s, err := snapshot.OpenMemberStage(ctx, n.dir, encoded)
 			if err != nil {
 				return nil, err
 			}
-			// What did not change since is here already.
-			if _, err := s.Adopt(ctx, n.dir.State(in.m.log.State())); err != nil {
-				return nil, errors.Join(err, s.Close())
-			}
 			stage = s
 			return join.Staged{Stage: s}, nil
+		},
+		// What did not change since is here already.
+		OpenDelta: func(ctx context.Context) (transfer.Delta, error) {
+			m, err := stage.Match(ctx, snapshot.RunningBase(n.cfg.FS, n.dir.State(in.m.log.State())))
+			return join.Matched{Match: m}, err
 		}}
 	result, err := transfer.Pull(ctx, cfg)
 	if err != nil {

@@ -2,21 +2,54 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"io"
+	"os"
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/snapshot/chunk"
 )
 
-// Adopt looks in dir, the state directory of another or former member, for what
-// the seed has, as Match does, and copies that. dir is only read. It gives the
-// number of bytes that need not be fetched.
-func (s *Stage) Adopt(ctx context.Context, dir string) (uint64, error) {
-	m, err := s.Match(ctx, &Base{fs: s.fs, path: dir, states: []string{dir}})
-	if err != nil {
-		return 0, err
+// Adopt stages the files, and the chunks of other tables, that the base has and
+// gives how many bytes that were. What can not be read any more is fetched instead.
+func (m *Match) Adopt(ctx context.Context) (adopted uint64, err error) {
+	for _, same := range m.same {
+		n, err := m.adopt(ctx, same.path, same.file, nil)
+		if adopted += n; err != nil {
+			return adopted, err
+		}
 	}
-	return m.Adopt(ctx)
+	for _, part := range m.parts {
+		n, err := m.adopt(ctx, part.path, part.file, part.chunks)
+		if adopted += n; err != nil {
+			return adopted, err
+		}
+	}
+	return adopted, nil
+}
+
+// adopt stages some chunks of a file, nil: all, from one of the base.
+func (m *Match) adopt(ctx context.Context, path string, file int, chunks []int) (uint64, error) {
+	if err := ctx.Err(); err != nil {
+		return 0, failure("adopt file", path, err)
+	}
+	if !m.s.files[file].lacks() {
+		return 0, nil
+	}
+	f, err := openToRead(m.base.fs, path)
+	if errors.Is(err, os.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, failure("adopt file", path, err)
+	}
+	defer func() { _ = f.Close() }() // only read
+	if chunks == nil {
+		for i := range m.s.m.Files[file].Chunks {
+			chunks = append(chunks, i)
+		}
+	}
+	return m.s.copyIn(f, file, chunks)
 }
 
 // copyIn stages chunks of a file from one that has the same bytes there. What can

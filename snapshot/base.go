@@ -12,8 +12,9 @@ import (
 	"github.com/chainfire/cfseed/internal/state/store"
 )
 
-// Base is the data directory of a stopped or former member, of which files and
-// records are taken. It is locked while it is open, and left as it was.
+// Base is the data directory of a stopped or former member, or the state of one
+// that runs, of which files and records are taken. It is left as it was, and the
+// directory of a member that does not run is locked while it is open.
 type Base struct {
 	fs     vfs.FS
 	path   string
@@ -56,6 +57,12 @@ func OpenBase(ctx context.Context, fs vfs.FS, dataDir string, cluster ident.Clus
 		b.states = append(b.states, d.State(n))
 	}
 	return b, nil
+}
+
+// RunningBase is the state directory of a member that runs, and whose tables may be
+// merged and removed meanwhile: what is gone is fetched.
+func RunningBase(fs vfs.FS, state string) *Base {
+	return &Base{fs: fs, path: state, states: []string{state}}
 }
 
 // Close gives the directory free. No Match of it may be in use. Closing it again

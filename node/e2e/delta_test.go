@@ -83,6 +83,61 @@ func TestFollowerFetchesADelta(t *testing.T) {
 	c.VerifyDirs(c.Nodes...)
 }
 
+// logged gives the last line of the node's log that contains the text.
+func (n *Node) logged(text string) string {
+	var last string
+	for line := range strings.Lines(n.LogTail(1 << 30)) {
+		if strings.Contains(line, text) {
+			last = line
+		}
+	}
+	return last
+}
+
+// TestFollowerFetchesRecords: where what changed is all over the keys, and the
+// leader has merged its tables, a member that was away too long has none of them; it
+// makes them of the records of its own, while it runs.
+func TestFollowerFetchesRecords(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--snapshot-count", "20", "--heartbeat-interval", "50ms", "--election-timeout", "1s")
+	source := c.New("n1")
+	line := newProxy(t, hostOf(t, source.Peer))
+	source.Spawn("--initial-advertise-peer-urls", line.URL())
+	source.WaitReady(startPatience)
+	l := c.ledger(*deltaMiB)
+	away := c.StartAwaiting("n2")
+	c.add(away)
+	full := line.Bytes(shape.Down)
+	c.add(c.StartAwaiting("n3"))
+	if leader := c.Leader(); leader != source {
+		t.Fatalf("%s leads, want %s", leader.Name, source.Name)
+	}
+	away.Kill()
+	l.change(l.rng.Perm(l.n)[:l.n/20])
+	c.fallBehind(source, away)
+	l.merge()
+	before := line.Bytes(shape.Down)
+	away.Restart()
+	c.AwaitEqual(c.Nodes...)
+	fetched := line.Bytes(shape.Down) - before
+	l.checkOn(away)
+	if got := source.Metric(snapshotsSent, "to="+away.ID); got < 1 {
+		t.Errorf("%v Raft snapshots sent to a follower behind the log", got)
+	}
+	ended := away.logged("delta ended")
+	t.Logf("%.1f %% of what a seed took before came down: %s", 100*float64(fetched)/float64(full), ended)
+	if fetched > full*35/100 {
+		t.Errorf("fetched %d bytes with 5 %% changed, where a whole seed took %d", fetched, full)
+	}
+	if !strings.Contains(ended, "bytes_made") || strings.Contains(ended, "tables_made=0") {
+		t.Errorf("it has made no table: %s", ended)
+	}
+	for _, n := range c.Nodes {
+		n.Stop()
+	}
+	c.VerifyDirs(c.Nodes...)
+}
+
 // TestPullDelta: a member that was away too long is seeded anew, under an ID of
 // its own, with its old directory as a base that is only read.
 func TestPullDelta(t *testing.T) {

@@ -55,11 +55,11 @@ func (b *base) close() error {
 	return b.open.Close()
 }
 
-// matched is a snapshot.Match as transfer wants it.
-type matched struct{ *snapshot.Match }
+// Matched is a snapshot.Match as transfer wants it.
+type Matched struct{ *snapshot.Match }
 
 // Make implements transfer.Delta.
-func (m matched) Make(ctx context.Context, t record.Table, src *transfer.RecordSource, stored func(n int)) (uint64, error) {
+func (m Matched) Make(ctx context.Context, t record.Table, src *transfer.RecordSource, stored func(n int)) (uint64, error) {
 	made, err := m.Match.Make(ctx, t, src, stored)
 	switch {
 	case errors.Is(err, snapshot.ErrNotAlike):

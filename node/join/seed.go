@@ -116,7 +116,7 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		cfg.DeltaBy = n.cfg.DeltaBy
 		cfg.OpenDelta = func(ctx context.Context) (transfer.Delta, error) {
 			m, err := old.match(ctx, stage)
-			return matched{m}, err
+			return Matched{m}, err
 		}
 	}
 	result, err := transfer.Pull(ctx, cfg)
