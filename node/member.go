@@ -126,7 +126,9 @@ func (m *member) checkWhole() error {
 }
 
 func (m *member) openState(num uint64) (*state.Machine, error) {
-	st, err := store.Open(m.n.dir.State(num), storeOptions(m.n.cfg, m.cache, m.corrupt))
+	o := storeOptions(m.n.cfg, m.cache, m.corrupt)
+	o.Calm = calmAfterOpen
+	st, err := store.Open(m.n.dir.State(num), o)
 	if err != nil {
 		return nil, err
 	}

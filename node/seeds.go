@@ -219,9 +219,23 @@ func leaseOf(res state.Result) (transfer.Lease, error) {
 		CapBytes: l.GetCapBytes(), MemberID: l.GetMemberId(), SourceID: l.GetSourceId(), Target: l.GetTarget()}, nil
 }
 
-// calmAfterCapture is how long no compaction begins after a checkpoint was asked
-// for: most seeds are read by then, and the rest of a large one has to do with them.
-const calmAfterCapture = 5 * time.Second
+// How long no compaction begins, unless they fall behind: it takes a processor, and
+// the disk, from writes and seeds alike.
+const (
+	calmAfterOpen    = 5 * time.Second  // of a state: a newcomer is a voter by then
+	calmAfterCapture = 5 * time.Second  // at least, from when a checkpoint is asked for
+	calmWhileServed  = 30 * time.Second // a seed, from when it is there; a larger one has to do with them
+)
+
+// calm lets no compaction begin at a state while a seed of it is served.
+func calm(m *state.Machine) (end func()) {
+	over := m.Store().Calm()
+	timer := time.AfterFunc(calmWhileServed, over)
+	return func() {
+		timer.Stop()
+		over()
+	}
+}
 
 // checkpointer captures whatever state is current.
 type checkpointer struct{ state *stateBox }
@@ -258,7 +272,9 @@ func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []by
 	}
 	this := servedSeed{seed.Position(), seed.Root()}
 	s.served[lease.ID] = this
+	calmed := calm(s.state.machine())
 	return seed, func() {
+		calmed()
 		s.mu.Lock()
 		if s.served[lease.ID] == this { // else another has taken its place
 			delete(s.served, lease.ID)

@@ -90,3 +90,37 @@ func TestCompactionsFallBehind(t *testing.T) {
 	}
 	eventually(t, "a compaction", func() bool { return compacted(s) > 0 })
 }
+
+// TestOpensCalm: what is due when a store is opened waits as long as it is told to.
+func TestOpensCalm(t *testing.T) {
+	fs := vfs.NewMem()
+	open := func(calm time.Duration) *Store {
+		s, err := Open("s", Options{FS: fs, Calm: calm})
+		must(t, err)
+		return s
+	}
+	s := open(time.Hour)
+	w := &writer{t: t, s: s}
+	w.runs(6)
+	must(t, s.Close())
+
+	s = open(time.Hour)
+	if n := compacted(s); n != 0 {
+		t.Errorf("%d compactions at once", n)
+	}
+	must(t, s.Close())
+
+	s = open(time.Millisecond)
+	w.s = s
+	eventually(t, "the end of the calm", func() bool { return s.calm.Load() == 0 })
+	w.runs(1)
+	eventually(t, "a compaction", func() bool { return compacted(s) > 0 })
+	must(t, s.Close())
+
+	w.s = open(time.Hour)
+	w.runs(6)
+	must(t, w.s.Close())
+	s = open(0) // there was something to do
+	eventually(t, "a compaction", func() bool { return compacted(s) > 0 })
+	must(t, s.Close())
+}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -42,6 +43,11 @@ type Options struct {
 	// Pebble, when it can not open a store after all, does not wait for a
 	// compaction that it has begun, and panics.
 	Brief bool
+
+	// Calm is for how long after it was opened no compaction begins by itself, as in
+	// Store.Calm: what is due then takes a processor, and the disk, from a member
+	// that has to catch up. 0: they begin at once.
+	Calm time.Duration
 
 	compression *block.CompressionProfile // nil: the store's own; benchmarks compare others
 }

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -43,6 +44,9 @@ func Open(dir string, o Options) (*Store, error) {
 			return nil, fault.New(fault.Corrupt, "open state store", cmp.Or(err, pebble.ErrDBDoesNotExist)).At(dir).
 				WithHint("the directory holds no state; seed it again")
 		}
+	}
+	if o.Calm > 0 {
+		time.AfterFunc(o.Calm, s.Calm())
 	}
 	db, err := pebble.Open(dir, s.pebbleOptions())
 	if err != nil {
