@@ -127,11 +127,12 @@ func (m *member) checkWhole() error {
 
 func (m *member) openState(num uint64) (*state.Machine, error) {
 	o := storeOptions(m.n.cfg, m.cache, m.corrupt)
-	o.Calm = calmAfterOpen
+	o.Calm = true
 	st, err := store.Open(m.n.dir.State(num), o)
 	if err != nil {
 		return nil, err
 	}
+	time.AfterFunc(calmAfterOpen, st.EndCalm)
 	machine, err := state.Open(st)
 	if err != nil {
 		return nil, errors.Join(err, st.Close())

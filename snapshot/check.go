@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -141,7 +140,7 @@ func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (see
 		return seen, nil
 	}
 	forgetCached(f)
-	sums, err := sumChunks(ctx, &inTurn{&directFile{File: f}, &s.reading}, entry.Size, s.m.ChunkSize, s.bufs)
+	sums, err := sumChunks(ctx, &inTurn{ctx, &directFile{File: f}, s}, entry.Size, s.m.ChunkSize, s.bufs)
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return sumKey{}, fault.New(fault.Corrupt, op, err).At(path)
 	}
@@ -163,24 +162,26 @@ func (s *Stage) readBackFile(ctx context.Context, file int, checked sumKey) (see
 // inTurn reads while nothing else is on its way to or from the disk, and little
 // at a time: the kernel lets reads go before the writes that others wait for.
 type inTurn struct {
-	f    io.ReaderAt
-	turn *sync.Mutex
+	ctx context.Context
+	f   io.ReaderAt
+	s   *Stage
 }
-
-const atOnce = 256 << 10
 
 func (r *inTurn) ReadAt(p []byte, off int64) (n int, err error) {
 	for n < len(p) && err == nil {
 		var k int
-		k, err = r.once(p[n:min(len(p), n+atOnce)], off+int64(n))
+		k, err = r.once(p[n:min(len(p), n+r.s.piece())], off+int64(n))
 		n += k
 	}
 	return n, err
 }
 
 func (r *inTurn) once(p []byte, off int64) (int, error) {
-	r.turn.Lock()
-	defer r.turn.Unlock()
+	if err := r.s.checks.leave(r.ctx, len(p)); err != nil {
+		return 0, err
+	}
+	r.s.reading.Lock()
+	defer r.s.reading.Unlock()
 	return r.f.ReadAt(p, off)
 }
 

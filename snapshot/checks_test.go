@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -45,5 +46,59 @@ func TestChecks(t *testing.T) {
 		}
 		c.start(func(context.Context) { t.Error("a read began after the end") })
 		c.close()
+	})
+}
+
+// What is read keeps step with what is written, is not held up where nothing comes,
+// and is free at the end.
+func TestReadsKeepStep(t *testing.T) {
+	const piece = 256 << 10
+	synctest.Test(t, func(t *testing.T) {
+		c := newChecks()
+		defer c.close()
+		began := time.Now()
+		leave := func(n int) time.Duration {
+			if err := c.leave(t.Context(), n); err != nil {
+				t.Fatal(err)
+			}
+			d := time.Since(began)
+			began = time.Now()
+			return d
+		}
+		if d := leave(piece); d != readWait {
+			t.Errorf("nothing comes, and a read waited %s", d)
+		}
+		for range 100 {
+			c.wrote(piece)
+		}
+		for range readMost / piece {
+			if d := leave(piece); d != 0 {
+				t.Errorf("a read waited %s for what is there", d)
+			}
+		}
+		var writing sync.WaitGroup
+		writing.Go(func() {
+			for range 4 {
+				<-time.After(10 * time.Millisecond)
+				c.wrote(piece)
+			}
+		})
+		for i := range 8 {
+			if d, want := leave(piece), time.Duration(1-i%readEach)*10*time.Millisecond; d != want {
+				t.Errorf("read %d waited %s, want %s", i, d, want)
+			}
+		}
+		writing.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := c.leave(ctx, piece); err == nil {
+			t.Error("a read may go on after its context has ended")
+		}
+		c.wait(t.Context())
+		for range 100 {
+			if d := leave(readMost); d != 0 {
+				t.Errorf("a read at the end waited %s", d)
+			}
+		}
 	})
 }

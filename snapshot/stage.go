@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/bits"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -29,8 +30,9 @@ type Stage struct {
 	files   []stagedFile
 	reused  uint64
 
-	writing sync.Mutex // held while a piece is on its way to the disk
-	reading sync.Mutex // or from it
+	writers atomic.Int32 // chunks that are being written
+	writing sync.Mutex   // held while a piece is on its way to the disk
+	reading sync.Mutex   // or from it
 	bufs    buffers
 	checks  *checks
 
@@ -295,6 +297,7 @@ func (s *Stage) put(file, index int, data []byte) (int, error) {
 	s.mu.Lock()
 	s.done += uint64(length)
 	s.mu.Unlock()
+	s.checks.wrote(length)
 	if whole {
 		s.checks.start(func(ctx context.Context) { s.checkAhead(ctx, file) })
 	}

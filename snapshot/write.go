@@ -44,12 +44,32 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 // others get their turn at the disk, and waits for each. It gives how many bytes
 // that were.
 func (s *Stage) writeDirect(f *directFile, data []byte, offset int64) (done int, err error) {
-	for n := atOnce; done < len(data) && n == atOnce; done += n {
-		if n, err = s.writePiece(f, data[done:min(done+atOnce, len(data))], offset+int64(done)); err != nil {
-			return done + n, err
+	s.writers.Add(1)
+	defer s.writers.Add(-1)
+	for done < len(data) {
+		piece := min(s.piece(), len(data)-done)
+		n, err := s.writePiece(f, data[done:done+piece], offset+int64(done))
+		if done += n; err != nil || n < piece {
+			return done, err
 		}
 	}
 	return done, nil
+}
+
+// Bytes that go to or from the disk at once.
+const (
+	atOnce     = 256 << 10
+	atOnceMost = 1 << 20
+)
+
+// piece is how many bytes go to or from the disk at once: little while chunks come
+// one by one, as from a source that gives way to others, and more once they wait for
+// each other, for then the disk is what they wait for, and each piece costs time.
+func (s *Stage) piece() int {
+	if s.writers.Load() > 1 {
+		return atOnceMost
+	}
+	return atOnce
 }
 
 func (s *Stage) writePiece(f *directFile, data []byte, offset int64) (int, error) {

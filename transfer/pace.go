@@ -10,7 +10,8 @@ import (
 // clients, or the cluster for what it writes to its log. It is told when
 // foreground work (a write) begins and ends and how long each sync of the log
 // took, learns how long these usually take while no seed is sent, and lowers the
-// rate of all seeds together when one takes much longer, down to a floor at
+// rate of all seeds together when one takes much longer in the mean, or more than
+// one of a few hundred much longer than one of a hundred did, down to a floor at
 // which a seed still gets on; it raises the rate while all is well, and without
 // foreground work there soon is none. A nil Pace never waits.
 type Pace struct {
@@ -31,20 +32,32 @@ type Pace struct {
 // gauge is how long one kind of work takes, usually and now.
 type gauge struct {
 	usual time.Duration // smoothed, without seeds; 0: not known
+	high  time.Duration // a hundredth took longer, without seeds
 	ended int           // since the last look
 	took  time.Duration // by all of these together
+	late  int           // of these, that took longer than half as much again as high
 }
 
 func (g *gauge) note(took time.Duration, seeding bool) {
 	if seeding {
 		g.ended++
 		g.took += took
+		if g.usual > 0 && took > 3*g.high/2 {
+			g.late++
+		}
 		return
 	}
 	if g.usual == 0 {
-		g.usual = took
+		g.usual, g.high = took, 2*took
 	}
-	g.usual += (took - g.usual) / 32
+	// Steps up and down are as 99 to 1, so that it rests where one of a hundred is above.
+	if step := g.usual / 8; took > g.high {
+		g.high += step
+	} else {
+		g.high -= step / 99
+	}
+	// One stall of the machine says little of what is usual, and would hide what is not.
+	g.usual += (min(took, 2*g.usual) - g.usual) / 32
 }
 
 // limit is what the work may take, in the mean, before seeds give way: its slowest
@@ -59,12 +72,13 @@ func (g *gauge) limit() time.Duration {
 
 func (g *gauge) slow() bool { return g.ended > 0 && g.took/time.Duration(g.ended) > g.limit() }
 
-func (g *gauge) reset() { g.ended, g.took = 0, 0 }
+func (g *gauge) reset() { g.ended, g.took, g.late = 0, 0, 0 }
 
 // Rates in bytes per second, and how often they are looked at.
 const (
 	paceStart = 192 << 20
-	paceFloor = 96 << 20
+	paceFloor = 64 << 20
+	paceSoon  = 256 << 20 // above it the rate is raised carefully
 	paceTop   = 8 << 30
 	paceLook  = 20 * time.Millisecond
 	// A mean of fewer than paceMany says little, and is waited for, up to paceWait.
@@ -168,6 +182,9 @@ func (p *Pace) adjust(now time.Time, span time.Duration) {
 	case p.work.slow(), p.syncs.slow(), p.waiting > 0 && now.Sub(p.moved) > p.work.limit():
 		p.known = p.rate
 		p.rate = max(paceFloor, 0.75*p.rate)
+	case p.work.late+p.syncs.late > 0: // the mean does not show what one of a hundred takes
+		p.known = p.rate
+		p.rate = max(paceFloor, 0.9*p.rate)
 	case achieved < p.rate/2: // something else is the bottleneck
 	case p.work.ended == 0 && p.syncs.ended == 0 && p.waiting == 0:
 		p.rate = min(paceTop, 1.5*p.rate)
@@ -175,6 +192,8 @@ func (p *Pace) adjust(now time.Time, span time.Duration) {
 		p.rate = min(1.1*p.rate, 0.9*p.known)
 	case p.known > 0: // near it: carefully
 		p.rate = min(paceTop, 1.01*p.rate)
+	case p.rate > paceSoon: // what it costs shows late, if at all, where it is much at once
+		p.rate = min(paceTop, 1.02*p.rate)
 	default:
 		p.rate = min(paceTop, 1.1*p.rate)
 	}

@@ -14,6 +14,7 @@ import (
 type machine struct {
 	pace     *Pace
 	follower bool // writes are seen as syncs of the log only
+	odd      int  // above capacity only every so many writes take longer, and 10 ms; 0: all do
 	capacity float64
 	mu       sync.Mutex
 	recent   []time.Time // when each of the last MiB went
@@ -38,8 +39,11 @@ func (m *machine) rate() float64 {
 func (m *machine) write(ctx context.Context) (slow, all int) {
 	for sleep(ctx, 5*time.Millisecond) == nil {
 		took := 2 * time.Millisecond
-		if m.rate() > m.capacity {
+		if over := m.rate() > m.capacity; over && m.odd == 0 {
 			took = 20 * time.Millisecond
+			slow++
+		} else if over && all%m.odd == 0 {
+			took = 10 * time.Millisecond
 			slow++
 		}
 		all++
@@ -104,6 +108,54 @@ func TestPaceLeavesRoomForWrites(t *testing.T) {
 	rate, slow, all := (&machine{capacity: 100 << 20}).run(t)
 	if rate < 500<<20 || slow*2 < all {
 		t.Errorf("no pace: seeds %.0f MiB/s, %d of %d writes slow", rate/oneMiB, slow, all)
+	}
+}
+
+// Writes of which one in twenty takes long are given way to as well, though their
+// mean is what it was, by a fifth.
+func TestPaceSeesTheSlowest(t *testing.T) {
+	for _, follower := range []bool{false, true} {
+		rate, slow, all := (&machine{pace: NewPace(), capacity: 150 << 20, follower: follower, odd: 20}).run(t)
+		t.Logf("seeds %.0f MiB/s, %d of %d writes slow", rate/oneMiB, slow, all)
+		if rate < 75*oneMiB || rate > 165*oneMiB || slow*70 > all {
+			t.Errorf("follower %t: seeds %.0f MiB/s, %d of %d writes slow", follower, rate/oneMiB, slow, all)
+		}
+	}
+}
+
+// What is usual, and what one of a hundred exceeds, is learned without seeds; a
+// stall does not pass for usual.
+func TestGauge(t *testing.T) {
+	var g gauge
+	for i := range 4000 {
+		took := time.Millisecond
+		if i%50 == 0 {
+			took = 3 * time.Millisecond
+		}
+		g.note(took, false)
+	}
+	if g.usual < time.Millisecond || g.usual > 1100*time.Microsecond || g.high < 2900*time.Microsecond || g.high > 3500*time.Microsecond {
+		t.Errorf("usual %s, high %s", g.usual, g.high)
+	}
+	for i := range 4000 {
+		took := time.Millisecond
+		if i%200 == 0 {
+			took = 3 * time.Millisecond
+		}
+		g.note(took, false)
+	}
+	if g.high > 2*time.Millisecond {
+		t.Errorf("high %s where one of two hundred is over a millisecond", g.high)
+	}
+	before := g.usual
+	g.note(time.Second, false)
+	if g.usual > before+before/16 {
+		t.Errorf("usual was %s, is %s after a stall", before, g.usual)
+	}
+	g.note(10*g.high, true)
+	g.note(g.high, true)
+	if g.ended != 2 || g.late != 1 {
+		t.Errorf("%d ended, %d late", g.ended, g.late)
 	}
 }
 

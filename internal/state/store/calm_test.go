@@ -91,36 +91,34 @@ func TestCompactionsFallBehind(t *testing.T) {
 	eventually(t, "a compaction", func() bool { return compacted(s) > 0 })
 }
 
-// TestOpensCalm: what is due when a store is opened waits as long as it is told to.
+// TestOpensCalm: what is due when a store is opened waits if it is told to.
 func TestOpensCalm(t *testing.T) {
 	fs := vfs.NewMem()
-	open := func(calm time.Duration) *Store {
+	open := func(calm bool) *Store {
 		s, err := Open("s", Options{FS: fs, Calm: calm})
 		must(t, err)
 		return s
 	}
-	s := open(time.Hour)
-	w := &writer{t: t, s: s}
-	w.runs(6)
-	must(t, s.Close())
-
-	s = open(time.Hour)
-	if n := compacted(s); n != 0 {
-		t.Errorf("%d compactions at once", n)
-	}
-	must(t, s.Close())
-
-	s = open(time.Millisecond)
-	w.s = s
-	eventually(t, "the end of the calm", func() bool { return s.calm.Load() == 0 })
-	w.runs(1)
-	eventually(t, "a compaction", func() bool { return compacted(s) > 0 })
-	must(t, s.Close())
-
-	w.s = open(time.Hour)
+	w := &writer{t: t, s: open(true)}
 	w.runs(6)
 	must(t, w.s.Close())
-	s = open(0) // there was something to do
-	eventually(t, "a compaction", func() bool { return compacted(s) > 0 })
-	must(t, s.Close())
+
+	w.s = open(true)
+	if n := compacted(w.s); n != 0 {
+		t.Errorf("%d compactions at once", n)
+	}
+	w.s.EndCalm()
+	w.s.EndCalm() // does nothing
+	w.runs(1)
+	eventually(t, "a compaction", func() bool { return compacted(w.s) > 0 })
+	must(t, w.s.Close())
+
+	w.s = open(true)
+	w.runs(6)
+	must(t, w.s.Close())
+	w.s = open(false) // there was something to do
+	eventually(t, "a compaction", func() bool { return compacted(w.s) > 0 })
+	w.s.EndCalm() // there was none
+	must(t, w.s.Close())
+	w.s.EndCalm()
 }

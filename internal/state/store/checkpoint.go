@@ -48,6 +48,10 @@ func (s *Store) Calm() (end func()) {
 	return sync.OnceFunc(func() { s.calm.Add(-1) })
 }
 
+// EndCalm ends the calm that Options.Calm began. It may be called when the store is
+// closed.
+func (s *Store) EndCalm() { s.endCalm() }
+
 // compactions is how many run at a time: in normal times one; a second, or while
 // it is calm the first, when they fall behind (Pebble allows one more for each ten
 // sublevels of L0). Pebble asks when tables have changed, so that what was put off

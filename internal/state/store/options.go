@@ -5,7 +5,6 @@ import (
 	"io"
 	"log/slog"
 	"strings"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
@@ -44,10 +43,10 @@ type Options struct {
 	// compaction that it has begun, and panics.
 	Brief bool
 
-	// Calm is for how long after it was opened no compaction begins by itself, as in
-	// Store.Calm: what is due then takes a processor, and the disk, from a member
-	// that has to catch up. 0: they begin at once.
-	Calm time.Duration
+	// Calm opens the store in a calm (Store.Calm), which EndCalm ends: compactions
+	// that are due then take a processor, and the disk, from a member that has to
+	// catch up.
+	Calm bool
 
 	compression *block.CompressionProfile // nil: the store's own; benchmarks compare others
 }

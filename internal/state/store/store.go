@@ -9,7 +9,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -28,7 +27,8 @@ type Store struct {
 	schema uint32
 	latch  *failstop.Latch // trips at the first failure; the store is then unusable
 
-	calm atomic.Int64 // calls of Calm that have not ended
+	calm    atomic.Int64 // calls of Calm that have not ended
+	endCalm func()       // of the calm that it was opened in
 
 	mu   sync.RWMutex
 	head head // as of the last Commit
@@ -45,8 +45,9 @@ func Open(dir string, o Options) (*Store, error) {
 				WithHint("the directory holds no state; seed it again")
 		}
 	}
-	if o.Calm > 0 {
-		time.AfterFunc(o.Calm, s.Calm())
+	s.endCalm = func() {}
+	if o.Calm {
+		s.endCalm = s.Calm()
 	}
 	db, err := pebble.Open(dir, s.pebbleOptions())
 	if err != nil {

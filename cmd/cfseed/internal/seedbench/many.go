@@ -110,7 +110,7 @@ func pullTogether(ctx context.Context, binary string, r *rig.Rig, targets int) (
 	g, gctx := errgroup.WithContext(ctx)
 	for i := range targets {
 		g.Go(func() (err error) {
-			pulls[i], err = pull(gctx, binary, r.Leader.Client(), targetDir(r, i))
+			pulls[i], err = pullAside(gctx, binary, r.Leader.Client(), targetDir(r, i))
 			return err
 		})
 	}
@@ -184,7 +184,7 @@ func manyTable(loaded template, samples []Many) Table {
 			row("  put p99 before", "ms", func(s Many) float64 { return s.PutQuiet.P99 }),
 			row("  put p99 meanwhile", "ms", func(s Many) float64 { return s.PutSeed.P99 }))
 	}
-	return Table{Name: "many", Title: fmt.Sprintf("%s, %d puts/s; runs: %d", loaded, slowRate, len(samples)/len(targetCounts)), Rows: rows,
+	return Table{Name: "many", Title: fmt.Sprintf("%s, %d puts/s; targets with the lowest priority for a processor; runs: %d", loaded, slowRate, len(samples)/len(targetCounts)), Rows: rows,
 		Samples: samples, Charts: []plot.Chart{chart}}
 }
 

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,8 +33,22 @@ type Pulled struct {
 
 // pull seeds a directory from a running member.
 func pull(ctx context.Context, binary, from, dir string, more ...string) (p Pulled, err error) {
-	args := append([]string{"pull", "--from", from, "--data-dir", dir, "-o", "json", "--log-level", "warn"}, more...)
-	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // our own binary
+	return pullBy(ctx, []string{binary}, from, dir, more...)
+}
+
+// pullAside is pull with the lowest priority for a processor, where the system has
+// the command for that: the target stands for one on another machine.
+func pullAside(ctx context.Context, binary, from, dir string) (p Pulled, err error) {
+	by := []string{binary}
+	if nice, err := exec.LookPath("nice"); err == nil {
+		by = []string{nice, "-n", "19", binary}
+	}
+	return pullBy(ctx, by, from, dir)
+}
+
+func pullBy(ctx context.Context, by []string, from, dir string, more ...string) (p Pulled, err error) {
+	args := append(slices.Clone(by[1:]), "pull", "--from", from, "--data-dir", dir, "-o", "json", "--log-level", "warn")
+	cmd := exec.CommandContext(ctx, by[0], append(args, more...)...) //nolint:gosec // our own binary
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	began := time.Now()
