@@ -193,8 +193,12 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 		// What did not change since is here already.
 		OpenDelta: func(ctx context.Context) (transfer.Delta, error) {
 			m, err := stage.Match(ctx, snapshot.RunningBase(n.cfg.FS, n.dir.State(in.m.log.State())))
-			return join.Matched{Match: m}, err
+			if err != nil {
+				return nil, err
+			}
+			return join.Matched{Match: m}, nil
 		}}
+	defer in.m.state.machine().Store().Calm()() // a table that is merged can not be read any more
 	result, err := transfer.Pull(ctx, cfg)
 	if err != nil {
 		return 0, err

@@ -224,7 +224,7 @@ func leaseOf(res state.Result) (transfer.Lease, error) {
 const (
 	calmAfterOpen    = 5 * time.Second  // of a state: a newcomer is a voter by then
 	calmAfterCapture = 5 * time.Second  // at least, from when a checkpoint is asked for
-	calmWhileServed  = 30 * time.Second // a seed, from when it is there; a larger one has to do with them
+	calmWhileServed  = 30 * time.Second // of a seed, for each target that opens it; a larger one has to do with them
 )
 
 // calm lets no compaction begin at a state while a seed of it is served.

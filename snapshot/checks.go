@@ -18,7 +18,7 @@ type checks struct {
 
 	mu    sync.Mutex
 	left  int           // bytes that may be read
-	ended bool          // nothing is on its way any more: all may be
+	ended bool          // somebody waits: all may be
 	more  chan struct{} // holds one when either has changed
 }
 
@@ -32,7 +32,7 @@ func newChecks() *checks {
 // give, and whoever else syncs there would wait for all of them.
 const (
 	readEach = 2                     // bytes for each that was written, to catch up
-	readMost = 2 << 20               // bytes that may be saved up
+	readMost = 4 << 20               // bytes that may be saved up
 	readWait = 50 * time.Millisecond // for what is written next
 )
 
@@ -52,7 +52,7 @@ func (c *checks) wake() {
 }
 
 // leave waits until n bytes, at most readMost, may be read, but not for long where
-// nothing comes. The one that holds the turn calls it.
+// nothing comes.
 func (c *checks) leave(ctx context.Context, n int) error {
 	if c.take(n) {
 		return ctx.Err()

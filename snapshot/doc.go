@@ -37,8 +37,8 @@
 //
 // # Delta
 //
-// A Base is the data directory of a member that does not run; a Match says what a
-// stage can take from it. Files that are the seed's are copied (Adopt), and so are
+// A Base is the data directory of a member that does not run, or the state of the
+// one that stages; a Match says what a stage can take from it. Files that are the seed's are copied (Adopt), and so are
 // chunks of tables: one that was only appended to begins as it did before. A table
 // of which the base has less than half like that is made again of records (Make):
 // the source lists hashes of them in order, as package record describes it, the

@@ -281,8 +281,11 @@ func (k *maker) blame(err error) error {
 	if err == nil || k.ctx.Err() != nil {
 		return err
 	}
-	return fault.New(fault.CodeOf(err), "read the old directory", errors.Join(ErrBase, err)).At(k.m.base.path).
-		WithHint("pull without it, or name another one; cfseed verify --data-dir %s says more", k.m.base.path)
+	out := fault.New(fault.CodeOf(err), "read the old directory", errors.Join(ErrBase, err)).At(k.m.base.path)
+	if k.m.base.unlock == nil { // of a member that runs
+		return out
+	}
+	return out.WithHint("pull without it, or name another one; cfseed verify --data-dir %s says more", k.m.base.path)
 }
 
 // cutter stages the bytes of a table, which come in order, chunk by chunk.

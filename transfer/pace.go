@@ -11,7 +11,7 @@ import (
 // foreground work (a write) begins and ends and how long each sync of the log
 // took, learns how long these usually take while no seed is sent, and lowers the
 // rate of all seeds together when one takes much longer in the mean, or more than
-// one of a few hundred much longer than one of a hundred did, down to a floor at
+// one of a hundred much longer than one of a hundred did, down to a floor at
 // which a seed still gets on; it raises the rate while all is well, and without
 // foreground work there soon is none. A nil Pace never waits.
 type Pace struct {
@@ -33,31 +33,51 @@ type Pace struct {
 type gauge struct {
 	usual time.Duration // smoothed, without seeds; 0: not known
 	high  time.Duration // a hundredth took longer, without seeds
+	over  float64       // the share that was late without seeds, smoothed
+	known int           // of the work that these are of
+
 	ended int           // since the last look
 	took  time.Duration // by all of these together
-	late  int           // of these, that took longer than half as much again as high
+
+	late, of int // late, and all, since they were last counted
 }
 
 func (g *gauge) note(took time.Duration, seeding bool) {
+	most := max(g.high, g.usual)
+	late := g.known > 0 && took > 3*most/2
 	if seeding {
 		g.ended++
-		g.took += took
-		if g.usual > 0 && took > 3*g.high/2 {
+		g.took += g.clip(took)
+		g.of++
+		if late {
 			g.late++
 		}
 		return
 	}
-	if g.usual == 0 {
+	if g.known++; g.known == 1 {
 		g.usual, g.high = took, 2*took
 	}
+	share := 0.0
+	if late {
+		share = 1
+	}
+	g.over += (share - g.over) / 512
+	g.usual += (g.clip(took) - g.usual) / 32
 	// Steps up and down are as 99 to 1, so that it rests where one of a hundred is above.
-	if step := g.usual / 8; took > g.high {
+	if step := most / 8; took > g.high {
 		g.high += step
 	} else {
 		g.high -= step / 99
 	}
-	// One stall of the machine says little of what is usual, and would hide what is not.
-	g.usual += (min(took, 2*g.usual) - g.usual) / 32
+}
+
+// clip is what counts for the mean: one stall of the machine says little of what is
+// usual, and nothing of what seeds cost.
+func (g *gauge) clip(took time.Duration) time.Duration {
+	if g.known == 0 {
+		return took
+	}
+	return min(took, 3*max(g.high, g.usual))
 }
 
 // limit is what the work may take, in the mean, before seeds give way: its slowest
@@ -72,7 +92,25 @@ func (g *gauge) limit() time.Duration {
 
 func (g *gauge) slow() bool { return g.ended > 0 && g.took/time.Duration(g.ended) > g.limit() }
 
-func (g *gauge) reset() { g.ended, g.took, g.late = 0, 0, 0 }
+func (g *gauge) reset() { g.ended, g.took = 0, 0 }
+
+// Lateness is what the mean does not show: one of a hundred that takes half as long
+// again as one of a hundred did. It is counted over so much work, once so much is
+// known of the time without seeds.
+const (
+	lateOf    = 100
+	lateKnown = 300
+)
+
+// counted reports whether more was late than is usual, once enough has ended.
+func (g *gauge) counted() bool {
+	if g.of < lateOf {
+		return false
+	}
+	many := g.known >= lateKnown && g.late > 1 && float64(g.late) > (0.01+g.over)*float64(g.of)
+	g.late, g.of = 0, 0
+	return many
+}
 
 // Rates in bytes per second, and how often they are looked at.
 const (
@@ -178,13 +216,15 @@ func (p *Pace) forget() {
 // adjust sets the rate by what happened in the span up to now.
 func (p *Pace) adjust(now time.Time, span time.Duration) {
 	achieved := float64(p.sent) / span.Seconds()
+	work, syncs := p.work.counted(), p.syncs.counted()
+	late := work || syncs
 	switch {
+	case late: // seen late, so that what was too much is well below
+		p.rate = max(paceFloor, 0.75*p.rate)
+		p.known = p.rate
 	case p.work.slow(), p.syncs.slow(), p.waiting > 0 && now.Sub(p.moved) > p.work.limit():
 		p.known = p.rate
 		p.rate = max(paceFloor, 0.75*p.rate)
-	case p.work.late+p.syncs.late > 0: // the mean does not show what one of a hundred takes
-		p.known = p.rate
-		p.rate = max(paceFloor, 0.9*p.rate)
 	case achieved < p.rate/2: // something else is the bottleneck
 	case p.work.ended == 0 && p.syncs.ended == 0 && p.waiting == 0:
 		p.rate = min(paceTop, 1.5*p.rate)

@@ -214,7 +214,10 @@ func (r *round) restage(ctx context.Context) error {
 	stage, err := r.cfg.OpenStage(encoded)
 	if err == nil {
 		r.stage, r.layout, r.fetching = stage, l, 0
-		err = r.openDelta(ctx)
+		if err = r.openDelta(ctx); err != nil { // the round may have ended; the next one opens both
+			err = errors.Join(err, stage.Close())
+			r.stage, r.layout, r.delta = nil, nil, nil
+		}
 	}
 	r.idle.touch()
 	if err != nil {

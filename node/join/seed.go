@@ -116,7 +116,10 @@ func (n *Newcomer) seed(ctx context.Context, res *chainfirev1.ReserveResponse) (
 		cfg.DeltaBy = n.cfg.DeltaBy
 		cfg.OpenDelta = func(ctx context.Context) (transfer.Delta, error) {
 			m, err := old.match(ctx, stage)
-			return Matched{m}, err
+			if err != nil {
+				return nil, err
+			}
+			return Matched{m}, nil
 		}
 	}
 	result, err := transfer.Pull(ctx, cfg)
