@@ -102,3 +102,14 @@ func TestReadsKeepStep(t *testing.T) {
 		}
 	})
 }
+
+// Pieces are small while chunks come one by one.
+func TestPiece(t *testing.T) {
+	var s Stage
+	for writers, want := range []int{atOnce, atOnce, atOnceMost, atOnceMost} {
+		s.writers.Store(int32(writers))
+		if got := s.piece(); got != want {
+			t.Errorf("%d writers: %d bytes at once, want %d", writers, got, want)
+		}
+	}
+}
