@@ -31,10 +31,10 @@ type Pace struct {
 
 // gauge is how long one kind of work takes, usually and now.
 type gauge struct {
-	usual time.Duration // smoothed, without seeds; 0: not known
-	high  time.Duration // a hundredth took longer, without seeds
-	over  float64       // the share that was late without seeds, smoothed
-	known int           // of the work that these are of
+	usual   time.Duration // smoothed, without seeds; 0: not known
+	high    time.Duration // a hundredth took longer, without seeds
+	over    float64       // the share that was late without seeds, smoothed
+	learned int           // from how much work
 
 	ended int           // since the last look
 	took  time.Duration // by all of these together
@@ -44,7 +44,7 @@ type gauge struct {
 
 func (g *gauge) note(took time.Duration, seeding bool) {
 	most := max(g.high, g.usual)
-	late := g.known > 0 && took > 3*most/2
+	late := g.learned > 0 && took > 3*most/2
 	if seeding {
 		g.ended++
 		g.took += g.clip(took)
@@ -54,7 +54,7 @@ func (g *gauge) note(took time.Duration, seeding bool) {
 		}
 		return
 	}
-	if g.known++; g.known == 1 {
+	if g.learned++; g.learned == 1 {
 		g.usual, g.high = took, 2*took
 	}
 	share := 0.0
@@ -74,7 +74,7 @@ func (g *gauge) note(took time.Duration, seeding bool) {
 // clip is what counts for the mean: one stall of the machine says little of what is
 // usual, and nothing of what seeds cost.
 func (g *gauge) clip(took time.Duration) time.Duration {
-	if g.known == 0 {
+	if g.learned == 0 {
 		return took
 	}
 	return min(took, 3*max(g.high, g.usual))
@@ -107,7 +107,7 @@ func (g *gauge) counted() bool {
 	if g.of < lateOf {
 		return false
 	}
-	many := g.known >= lateKnown && g.late > 1 && float64(g.late) > (0.01+g.over)*float64(g.of)
+	many := g.learned >= lateKnown && g.late > 1 && float64(g.late) > (0.01+g.over)*float64(g.of)
 	g.late, g.of = 0, 0
 	return many
 }
@@ -182,6 +182,7 @@ func (p *Pace) take(now time.Time, n int) time.Duration {
 	if now.Sub(p.asked) >= paceOver {
 		p.rate, p.known, p.next, p.looked = paceStart, 0, now, now
 		p.forget()
+		p.work.late, p.work.of, p.syncs.late, p.syncs.of = 0, 0, 0, 0
 	}
 	p.asked = now
 	if span := now.Sub(p.looked); p.due(span) {
