@@ -242,7 +242,7 @@ func (f *stagedFile) appendMissing(out []Range, file, chunks int) []Range {
 	}
 	for i := 0; i < chunks; {
 		if f.has(i) {
-			i += 1 + bits.TrailingZeros64(^(f.have[i/64]>>(i%64))>>1)
+			i += bits.TrailingZeros64(^(f.have[i/64] >> (i % 64))) // to the next that is not, or the next word
 			continue
 		}
 		first := i

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"reflect"
+	"slices"
 	"sync"
 	"testing"
 
@@ -67,8 +68,14 @@ func TestMissingRanges(t *testing.T) {
 		chunks := rapid.IntRange(1, 200).Draw(t, "chunks")
 		f := stagedFile{have: make([]uint64, (chunks+63)/64), missing: chunks}
 		var want []Range
+		// Runs, some of them words and more, as they come from a pull that broke.
+		var have []bool
+		for len(have) < chunks {
+			here, run := rapid.Bool().Draw(t, "have"), rapid.OneOf(rapid.Just(1), rapid.Just(64), rapid.IntRange(1, 130)).Draw(t, "run")
+			have = append(have, slices.Repeat([]bool{here}, run)...)
+		}
 		for i := range chunks {
-			if rapid.IntRange(0, 3).Draw(t, "have") > 0 {
+			if have[i] {
 				f.have[i/64] |= 1 << (i % 64)
 				f.missing--
 				continue
