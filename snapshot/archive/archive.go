@@ -94,7 +94,7 @@ type Reader struct {
 // Open reads the head of an archive and its manifest. No more memory is taken
 // than the stream has bytes, within the bounds of a manifest and a chunk.
 // fault.Corrupt: it is no archive or a damaged one. fault.Refused: of a newer
-// format.
+// format, or a snapshot of etcd's own.
 func Open(r io.Reader) (*Reader, error) {
 	a := &Reader{sum: sha256.New()}
 	a.r = io.TeeReader(r, a.sum)
@@ -103,6 +103,10 @@ func Open(r io.Reader) (*Reader, error) {
 		return nil, cut(err)
 	}
 	if string(head[:8]) != magic {
+		if isBolt(a.r) {
+			return nil, fault.Newf(fault.Refused, op, "this is a database of etcd, not an archive of a seed").
+				WithHint("restore it into an etcd, and copy its keys from there with `etcdctl make-mirror`")
+		}
 		return nil, corrupt("this is not an archive of a seed")
 	}
 	if v := binary.LittleEndian.Uint16(head[8:]); v > Version {
@@ -125,6 +129,15 @@ func Open(r io.Reader) (*Reader, error) {
 		return nil, err
 	}
 	return a, nil
+}
+
+// isBolt reports whether what follows the first 16 bytes is the magic number of
+// bbolt, of whose files etcd's snapshots are: 0xED0CDAED, in the meta of page 0
+// after a page's head (bbolt, internal/common/page.go and meta.go).
+func isBolt(afterHead io.Reader) bool {
+	var magic [4]byte
+	_, err := io.ReadFull(afterHead, magic[:])
+	return err == nil && binary.LittleEndian.Uint32(magic[:]) == 0xED0CDAED
 }
 
 // Manifest describes the seed. It must not be changed.

@@ -143,6 +143,8 @@ func TestRefuses(t *testing.T) {
 	}{
 		"nothing":             {func([]byte) []byte { return nil }, fault.Corrupt},
 		"another file":        {func(b []byte) []byte { b[0] = 'X'; return b }, fault.Corrupt},
+		"one of etcd":         {func(b []byte) []byte { return append(make([]byte, 16), 0xed, 0xda, 0x0c, 0xed, 2) }, fault.Refused},
+		"one of nobody":       {func(b []byte) []byte { return append(make([]byte, 16), 0xed, 0xda) }, fault.Corrupt},
 		"a newer one":         {func(b []byte) []byte { b[8] = 2; return b }, fault.Refused},
 		"version 0":           {func(b []byte) []byte { b[8] = 0; return b }, fault.Corrupt},
 		"reserved bytes":      {func(b []byte) []byte { b[10] = 1; return b }, fault.Corrupt},
