@@ -47,6 +47,7 @@ type fakeMember struct {
 	digest   byte
 	applied  uint64
 	unlisted bool // publishes no client URL
+	silent   bool // tells nobody its status
 }
 
 func startFakeCluster(t *testing.T) *fakeCluster {
@@ -199,6 +200,9 @@ func (m *fakeMember) MemberAdd(req *chainfirev1.MemberAddRequest, stream grpc.Se
 
 func (m *fakeMember) Status(_ context.Context, req *chainfirev1.StatusRequest) (*chainfirev1.StatusResponse, error) {
 	m.record("Status", req)
+	if m.silent {
+		return nil, gstatus.Error(codes.PermissionDenied, "not for everybody")
+	}
 	return &chainfirev1.StatusResponse{ClusterId: 0xc1, MemberId: m.id, Leader: 0xa1, Term: 2, FirstIndex: 5, LastIndex: 101, Commit: 101,
 		Members: []*chainfirev1.MemberStatus{
 			{Id: 0xa1, Name: "a", Role: "voter", State: "member", Reachable: true, Applied: 101, Match: 101, Revision: 9, Digest: []byte{1, 2}, DbBytes: 4096},

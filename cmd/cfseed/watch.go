@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	gstatus "google.golang.org/grpc/status"
 
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/command"
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
@@ -96,7 +98,8 @@ func (w *keyWatch) run(ctx context.Context, conn *grpc.ClientConn, beat func()) 
 	}
 }
 
-// keepAsking calls beat whenever the member has answered.
+// keepAsking calls beat whenever the member has answered, be it that the user may
+// not ask.
 func keepAsking(ctx context.Context, conn *grpc.ClientConn, every time.Duration, beat func()) {
 	again := time.NewTicker(max(every, time.Millisecond))
 	defer again.Stop()
@@ -106,7 +109,9 @@ func keepAsking(ctx context.Context, conn *grpc.ClientConn, every time.Duration,
 			return
 		case <-again.C:
 		}
-		if _, err := chainfirev1.NewClusterClient(conn).Status(ctx, &chainfirev1.StatusRequest{Self: true}); err == nil {
+		_, err := chainfirev1.NewClusterClient(conn).Status(ctx, &chainfirev1.StatusRequest{Self: true})
+		switch gstatus.Code(err) {
+		case codes.OK, codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
 			beat()
 		}
 	}

@@ -62,9 +62,20 @@ func (m *fakeMember) Watch(stream etcdserverpb.Watch_WatchServer) error {
 }
 
 // TestWatchUntilInterrupted: a change is printed when it comes, and a member that
-// answers but has nothing to tell is waited for beyond --timeout.
+// answers but has nothing to tell is waited for beyond --timeout, also where the
+// user may watch and nothing else.
 func TestWatchUntilInterrupted(t *testing.T) {
+	for name, silent := range map[string]bool{"a user who may ask": false, "a user who may not": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testWatchUntilInterrupted(t, silent)
+		})
+	}
+}
+
+func testWatchUntilInterrupted(t *testing.T, silent bool) {
 	cluster := startFakeCluster(t)
+	cluster.members[0].silent = silent
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var stdout, stderr bytes.Buffer
