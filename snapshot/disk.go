@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -28,16 +27,14 @@ func failure(op, path string, err error) error {
 	if errors.As(err, &typed) {
 		return err
 	}
-	code := fault.Internal
+	code := fault.FileCode(err)
 	switch {
 	case errors.Is(err, context.Canceled):
 		code = fault.Interrupted
 	case errors.Is(err, context.DeadlineExceeded):
 		code = fault.Timeout
-	case errors.Is(err, os.ErrPermission):
-		code = fault.Permission
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.New(fault.NoSpace, op, err).At(path).WithHint("free some space and run it again: what is staged is kept")
+	case code == fault.NoSpace:
+		return fault.New(code, op, err).At(path).WithHint("free some space and run it again: what is staged is kept")
 	}
 	return fault.New(code, op, err).At(path)
 }

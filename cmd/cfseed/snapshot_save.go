@@ -98,7 +98,7 @@ func receiveArchive(stream grpc.ServerStreamingClient[pb.SnapshotResponse], part
 }
 
 func writeFault(err error, path string) error {
-	return fault.New(fault.CodeOf(err), "write archive", err).At(path)
+	return fault.New(fault.FileCode(err), "write archive", err).At(path)
 }
 
 func removePart(part string) error {

@@ -169,7 +169,7 @@ func (d *Dir) classify() (Class, string, error) {
 		return Empty, "", nil
 	}
 	if err != nil {
-		return Foreign, "", fault.New(codeOf(err), "list data directory", err).At(d.path)
+		return Foreign, "", fault.New(fault.FileCode(err), "list data directory", err).At(d.path)
 	}
 	class := Empty
 	var left, foreign string // least names, so that the answer does not depend on list order
@@ -257,14 +257,14 @@ func (d *Dir) RemoveUncommitted() error {
 	}
 	names, err := d.fs.List(d.path)
 	if err != nil {
-		return fault.New(codeOf(err), op, err).At(d.path)
+		return fault.New(fault.FileCode(err), op, err).At(d.path)
 	}
 	for _, name := range names {
 		if !leftover(name) && name != identityName+tmpSuffix {
 			continue
 		}
 		if err := d.fs.RemoveAll(d.join(name)); err != nil {
-			return fault.New(codeOf(err), op, err).At(d.join(name))
+			return fault.New(fault.FileCode(err), op, err).At(d.join(name))
 		}
 	}
 	// The removals above must not be lost after that of staging/ was kept.
@@ -278,7 +278,7 @@ func (d *Dir) RemoveUncommitted() error {
 // of an install; an absent staging/ is fine.
 func (d *Dir) RemoveStaging() error {
 	if err := d.fs.RemoveAll(d.Staging()); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fault.New(codeOf(err), "remove staging directory", err).At(d.Staging())
+		return fault.New(fault.FileCode(err), "remove staging directory", err).At(d.Staging())
 	}
 	return SyncDir(d.fs, d.path)
 }

@@ -5,7 +5,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"syscall"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -16,10 +15,10 @@ import (
 func SyncDir(fs vfs.FS, path string) error {
 	f, err := fs.OpenDir(path)
 	if err != nil {
-		return fault.New(codeOf(err), "sync directory", err).At(path)
+		return fault.New(fault.FileCode(err), "sync directory", err).At(path)
 	}
 	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return fault.New(codeOf(err), "sync directory", err).At(path)
+		return fault.New(fault.FileCode(err), "sync directory", err).At(path)
 	}
 	return nil
 }
@@ -40,12 +39,12 @@ func mkdirAllSynced(fs vfs.FS, path string, mode os.FileMode) error {
 		if _, err := fs.Stat(parent); err == nil {
 			break
 		} else if !errors.Is(err, os.ErrNotExist) {
-			return fault.New(codeOf(err), "create directory", err).At(parent)
+			return fault.New(fault.FileCode(err), "create directory", err).At(parent)
 		}
 		dir = parent
 	}
 	if err := fs.MkdirAll(path, mode); err != nil {
-		return fault.New(codeOf(err), "create directory", err).At(path)
+		return fault.New(fault.FileCode(err), "create directory", err).At(path)
 	}
 	for _, dir := range created {
 		if err := SyncDir(fs, dir); err != nil {
@@ -69,11 +68,11 @@ func writeFileSynced(fs vfs.FS, path string, data []byte, created func(fs vfs.FS
 	if err := writeSynced(fs, tmp, data, created); err != nil {
 		// What is left of tmp carries nothing, so failing to remove it adds nothing.
 		_ = fs.Remove(tmp)
-		return fault.New(codeOf(err), "write file", err).At(path)
+		return fault.New(fault.FileCode(err), "write file", err).At(path)
 	}
 	if err := fs.Rename(tmp, path); err != nil {
 		_ = fs.Remove(tmp)
-		return fault.New(codeOf(err), "write file", err).At(path)
+		return fault.New(fault.FileCode(err), "write file", err).At(path)
 	}
 	return SyncDir(fs, fs.PathDir(path))
 }
@@ -113,7 +112,7 @@ func (d *Dir) FreeSpace() (uint64, error) {
 		}
 		parent := d.fs.PathDir(path)
 		if !errors.Is(err, os.ErrNotExist) || parent == path {
-			return 0, fault.New(codeOf(err), "free space", err).At(path)
+			return 0, fault.New(fault.FileCode(err), "free space", err).At(path)
 		}
 		path = parent
 	}
@@ -122,18 +121,7 @@ func (d *Dir) FreeSpace() (uint64, error) {
 		return math.MaxUint64, nil
 	}
 	if err != nil {
-		return 0, fault.New(codeOf(err), "free space", err).At(path)
+		return 0, fault.New(fault.FileCode(err), "free space", err).At(path)
 	}
 	return usage.AvailBytes, nil
-}
-
-// codeOf is the class of an error of the file system.
-func codeOf(err error) fault.Code {
-	switch {
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
-		return fault.NoSpace
-	case errors.Is(err, os.ErrPermission):
-		return fault.Permission
-	}
-	return fault.CodeOf(err)
 }

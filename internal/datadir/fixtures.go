@@ -25,7 +25,7 @@ func (d *Dir) Certificate(side string) (cert, key string, there bool, err error)
 		if _, err := d.fs.Stat(path); errors.Is(err, os.ErrNotExist) {
 			return cert, key, false, nil
 		} else if err != nil {
-			return cert, key, false, fault.New(codeOf(err), "find certificate", err).At(path)
+			return cert, key, false, fault.New(fault.FileCode(err), "find certificate", err).At(path)
 		}
 	}
 	return cert, key, true, nil
@@ -50,7 +50,7 @@ func (d *Dir) WriteCertificate(side string, certPEM, keyPEM []byte) error {
 			return err
 		}
 	} else if !errors.Is(err, os.ErrNotExist) {
-		return fault.New(codeOf(err), "replace certificate", err).At(cert)
+		return fault.New(fault.FileCode(err), "replace certificate", err).At(cert)
 	}
 	if err := writeFileSynced(d.fs, key, keyPEM, ownerOnly); err != nil {
 		return err

@@ -52,11 +52,11 @@ func (d *Dir) ReadIdentity() (Identity, error) {
 	const op = "read identity"
 	f, err := d.fs.Open(d.Identity())
 	if err != nil {
-		return Identity{}, fault.New(codeOf(err), op, err).At(d.Identity())
+		return Identity{}, fault.New(fault.FileCode(err), op, err).At(d.Identity())
 	}
 	data, err := io.ReadAll(io.LimitReader(f, int64(headerSize+maxPayload+sumSize+1)))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return Identity{}, fault.New(codeOf(err), op, err).At(d.Identity())
+		return Identity{}, fault.New(fault.FileCode(err), op, err).At(d.Identity())
 	}
 	id, bad := decodeIdentity(data)
 	if bad != nil {
@@ -97,7 +97,7 @@ func (d *Dir) CheckInode(id Identity) error {
 func (d *Dir) Inode() (uint64, error) {
 	info, err := d.fs.Stat(d.path)
 	if err != nil {
-		return 0, fault.New(codeOf(err), "stat data directory", err).At(d.path)
+		return 0, fault.New(fault.FileCode(err), "stat data directory", err).At(d.path)
 	}
 	return inodeOf(info), nil
 }

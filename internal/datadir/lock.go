@@ -22,7 +22,7 @@ func (d *Dir) Lock() (io.Closer, error) {
 	}
 	path, err := d.canonical()
 	if err != nil {
-		return nil, fault.New(codeOf(err), op, err).At(d.path)
+		return nil, fault.New(fault.FileCode(err), op, err).At(d.path)
 	}
 	lock, err := d.fs.Lock(d.fs.PathJoin(path, lockName))
 	if err == nil {
@@ -32,7 +32,7 @@ func (d *Dir) Lock() (io.Closer, error) {
 		return nil, fault.New(fault.InUse, op, err).At(d.path).
 			WithHint("another process runs on this directory; stop it first")
 	}
-	return nil, fault.New(codeOf(err), op, err).At(d.path)
+	return nil, fault.New(fault.FileCode(err), op, err).At(d.path)
 }
 
 // canonical gives the one spelling of the path. The lock of a process does not

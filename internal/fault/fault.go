@@ -10,7 +10,9 @@ package fault
 import (
 	"errors"
 	"fmt"
+	"os"
 	"strings"
+	"syscall"
 )
 
 // Code is the class of a failure.
@@ -117,6 +119,18 @@ func CodeOf(err error) Code {
 		return e.Code
 	}
 	return Internal
+}
+
+// FileCode gives the class of an error of a file system: NoSpace for a full disk or
+// quota, Permission, or else what CodeOf says.
+func FileCode(err error) Code {
+	switch {
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return NoSpace
+	case errors.Is(err, os.ErrPermission):
+		return Permission
+	}
+	return CodeOf(err)
 }
 
 // HintOf gives the first hint in err's chain, or "".
