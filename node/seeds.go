@@ -227,9 +227,10 @@ const (
 	calmWhileServed  = 30 * time.Second // of a seed, for each target that opens it; a larger one has to do with them
 )
 
-// calm lets no compaction begin at a state while a seed of it is served.
-func calm(m *state.Machine) (end func()) {
-	over := m.Store().Calm()
+// calm lets no compaction begin at a state while a seed of it is served; begin is
+// its Store.Calm.
+func calm(begin func() (end func())) (end func()) {
+	over := begin()
 	timer := time.AfterFunc(calmWhileServed, over)
 	return func() {
 		timer.Stop()
@@ -272,7 +273,7 @@ func (s *seeds) Acquire(ctx context.Context, lease transfer.Lease, wantRoot []by
 	}
 	this := servedSeed{seed.Position(), seed.Root()}
 	s.served[lease.ID] = this
-	calmed := calm(s.state.machine())
+	calmed := calm(s.state.machine().Store().Calm)
 	return seed, func() {
 		calmed()
 		s.mu.Lock()
