@@ -11,6 +11,7 @@ import (
 
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
 	"github.com/chainfire/cfseed/internal/state/envelope"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 )
@@ -32,6 +33,9 @@ func parseInitialCluster(s, token string) ([]seat, error) {
 		name, url, ok := strings.Cut(strings.TrimSpace(part), "=")
 		if !ok || name == "" || url == "" {
 			return nil, fault.Newf(fault.Usage, op, "%q is not name=url", part)
+		}
+		if _, err := netsec.ParseURL(url); err != nil {
+			return nil, fault.New(fault.Usage, op, err)
 		}
 		if _, seen := urls[name]; !seen {
 			names = append(names, name)

@@ -262,7 +262,10 @@ func (c Config) check() error {
 	if err := c.checkAutoTLS(); err != nil {
 		return err
 	}
-	return c.checkListens()
+	if err := c.checkListens(); err != nil {
+		return err
+	}
+	return c.checkAdvertised()
 }
 
 func (c Config) checkListens() error {
@@ -278,6 +281,33 @@ func (c Config) checkListens() error {
 	} {
 		if err := checkListen(side.flag, side.urls, side.files, side.auto); err != nil {
 			return err
+		}
+	}
+	return nil
+}
+
+// checkAdvertised refuses addresses at which nobody can reach the node: what is no
+// URL, and what stands for every interface of this machine. Peers of a node that
+// waits for its seed, and of a founder, are told of its address by others.
+func (c Config) checkAdvertised() error {
+	for _, side := range []struct {
+		listenFlag, flag   string
+		listen, advertised []string
+		told               bool
+	}{
+		{"--listen-client-urls", "--advertise-client-urls", c.ListenClient, c.AdvertiseClient, false},
+		{"--listen-peer-urls", "--initial-advertise-peer-urls", c.ListenPeer, c.AdvertisePeer, c.AwaitSeed || c.InitialCluster != ""},
+	} {
+		for _, s := range side.advertised {
+			if _, err := netsec.ParseURL(s); err != nil {
+				return fault.New(fault.Usage, side.flag, err)
+			}
+		}
+		for _, s := range side.listen {
+			if u, err := netsec.ParseURL(s); err == nil && u.Unspecified() && len(side.advertised) == 0 && !side.told {
+				return fault.Newf(fault.Usage, side.listenFlag, "%s is every interface of this machine: others can not tell which to connect to", s).
+					WithHint("add %s with an address of this machine, as http://10.0.0.1:2379", side.flag)
+			}
 		}
 	}
 	return nil

@@ -13,6 +13,7 @@ import (
 	"github.com/chainfire/cfseed/cmd/cfseed/internal/output"
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
 
@@ -70,8 +71,8 @@ func urls(c *cli.Context, name string) ([]string, error) {
 		if u = strings.TrimSpace(u); u == "" {
 			continue
 		}
-		if !strings.Contains(u, "://") {
-			return nil, fault.Newf(fault.Usage, "", "--%s: %q has no scheme", name, u).WithHint("http://%s", u)
+		if _, err := netsec.ParseURL(u); err != nil {
+			return nil, fault.New(fault.Usage, "--"+name, err)
 		}
 		out = append(out, u)
 	}

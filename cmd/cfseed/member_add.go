@@ -26,12 +26,13 @@ func memberAddCommand(env *command.Env) *cli.Command {
 			"  cfseed node --name NAME --await-seed --initial-advertise-peer-urls URL\n" +
 			"Phases: reserve, seed, verify, admit, catch_up, promote. Nobody at the URL: exit 3 and nothing\n" +
 			"was changed. When the command is interrupted the cluster goes on or cleans up by itself; the same\n" +
-			"command continues.",
+			"command continues. Of --parallel, --rate-limit and --compression, what is not given is what the\n" +
+			"newcomer was started with.",
 		Flags: command.Flags([]cli.Flag{
 			peerURLsFlag(),
 			&cli.BoolFlag{Name: "learner", Usage: "leave it a learner"},
 			&cli.BoolFlag{Name: "no-seed", Usage: "only reserve its ID; the node seeds itself when it starts"},
-			&cli.UintFlag{Name: "parallel", Usage: "move over `N` streams; default what the newcomer was started with"},
+			&cli.UintFlag{Name: "parallel", Usage: "move over `N` streams"},
 		}, command.SeedingFlags(), command.LongClientFlags(), command.OutputFlags()),
 		Action: env.Action(memberAdd),
 	}
@@ -73,6 +74,9 @@ func memberAddRequest(c *cli.Context) (*chainfirev1.MemberAddRequest, error) {
 	compression, err := command.CompressionOf(c)
 	if err != nil {
 		return nil, err
+	}
+	if !c.IsSet("compression") {
+		compression = "" // as the newcomer was started
 	}
 	return &chainfirev1.MemberAddRequest{
 		Name: c.Args().First(), PeerUrls: peerURLs, Learner: c.Bool("learner"), NoSeed: c.Bool("no-seed"),

@@ -3,10 +3,13 @@ package main
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -48,7 +51,11 @@ func pullCommand(env *command.Env) *cli.Command {
 
 func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	if c.String("from") == "" || c.String("data-dir") == "" {
-		return fault.Newf(fault.Usage, "", "--from and --data-dir are needed")
+		return fault.Newf(fault.Usage, "", "--from and --data-dir are needed").
+			WithHint("cfseed pull --from 10.0.0.1:2379 --data-dir DIR")
+	}
+	if c.Int("parallel") < 0 || c.Duration("timeout") <= 0 || c.Duration("lease-ttl") <= 0 {
+		return fault.Newf(fault.Usage, "", "--parallel must not be negative, --timeout and --lease-ttl must be more than nothing")
 	}
 	compression, err := command.CompressionOf(c)
 	if err != nil {
@@ -82,12 +89,8 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 		Moved:    func(p transfer.Progress) { progress.Transfer(p.BytesDone, p.BytesTotal, p.BytesWire, p.Rate) },
 		Foreseen: progress.Forecast, Queued: progress.Queued,
 	}}
-	if join.IsDirectory(vfs.Default, c.String("from")) {
-		cfg.Donor = c.String("from")
-	} else if _, err := os.Stat(c.String("from")); err == nil {
-		cfg.Archive = c.String("from")
-	} else {
-		cfg.Endpoints = list(c, "from")
+	if err := setSource(&cfg, c.String("from"), list(c, "from"), tls); err != nil {
+		return err
 	}
 	spareThreads()
 	out, err := join.Pull(ctx, cfg)
@@ -97,6 +100,33 @@ func pull(ctx context.Context, c *cli.Context, s *command.Session) error {
 	progress.Close(true)
 	shape := pullShape(out)
 	return s.Out.Result(shape, func(w io.Writer) { writePull(w, shape, c.String("data-dir")) })
+}
+
+// setSource tells what --from names: a stopped node's directory, an archive, or
+// addresses.
+func setSource(cfg *join.PullConfig, from string, addresses []string, tls netsec.Files) error {
+	const hint = "addresses of members, an archive, or the data directory of a stopped node"
+	info, err := os.Stat(from)
+	switch {
+	case err == nil && info.IsDir():
+		cfg.Donor = from
+		return nil
+	case err == nil:
+		cfg.Archive = from
+		return nil
+	case strings.ContainsRune(from, filepath.Separator) && !strings.Contains(from, "://"):
+		if !errors.Is(err, os.ErrNotExist) {
+			return fault.New(fault.FileCode(err), "--from", err).WithHint(hint)
+		}
+		return fault.New(fault.Usage, "--from", err).WithHint(hint)
+	}
+	for _, address := range addresses {
+		if err := netsec.CheckEndpoint(address, tls); err != nil {
+			return fault.New(fault.Usage, "--from", err).WithHint(hint)
+		}
+	}
+	cfg.Endpoints = addresses
+	return nil
 }
 
 func pullShape(out *join.PullOutcome) output.Pull {

@@ -33,6 +33,30 @@ func TestPullOfAnOfflineSourceHasNulls(t *testing.T) {
 	}
 }
 
+// What --from names is told apart before anything is touched.
+func TestPullFromNothing(t *testing.T) {
+	dir := t.TempDir()
+	for _, c := range []struct {
+		args []string
+		says string
+	}{
+		{[]string{"--from", filepath.Join(dir, "no.archive")}, "no such file"},
+		{[]string{"--from", "10.0.0.1"}, "has no port"},
+		{[]string{"--from", "h:1,ftp://h:1"}, "scheme"},
+		{[]string{"--from", "h:1", "--timeout", "0s"}, "--timeout"},
+		{[]string{"--from", "h:1", "--parallel", "-1"}, "--parallel"},
+		{[]string{"--from", "h:1", "--lease-ttl", "-1s"}, "--lease-ttl"},
+	} {
+		code, stdout, stderr := runArgs(t.Context(), "", append([]string{"pull", "--data-dir", filepath.Join(dir, "new")}, c.args...)...)
+		if code != 2 || stdout != "" || !strings.Contains(stderr, c.says) {
+			t.Errorf("%v: exit %d: %s%s", c.args, code, stdout, stderr)
+		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "new")); !os.IsNotExist(err) {
+		t.Errorf("the data directory was touched: %v", err)
+	}
+}
+
 // A file that is no archive is told to be none, and not asked for as a host.
 func TestPullFromAFile(t *testing.T) {
 	dir := t.TempDir()

@@ -41,7 +41,11 @@ func status(ctx context.Context, c *cli.Context, s *command.Session) error {
 	again := time.NewTicker(c.Duration("interval"))
 	defer again.Stop()
 	for {
-		if err := printStatus(ctx, dialer, s); err != nil {
+		switch err := printStatus(ctx, dialer, s); fault.CodeOf(err) {
+		case "":
+		case fault.NotLeader, fault.Unreachable, fault.Timeout: // it may come back
+			s.Log.Warn("status", "err", err, "hint", fault.HintOf(err))
+		default:
 			return err
 		}
 		select {

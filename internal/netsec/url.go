@@ -28,6 +28,17 @@ func (u URL) TLS() bool { return u.Scheme == "https" || u.Scheme == "unixs" }
 // Unix reports whether the address is a socket's path.
 func (u URL) Unix() bool { return u.Scheme == "unix" || u.Scheme == "unixs" }
 
+// Unspecified reports whether the address is every interface of a machine: 0.0.0.0,
+// [::] or no host at all. One listens on it; nobody can be sent there.
+func (u URL) Unspecified() bool {
+	host, _, err := net.SplitHostPort(u.Addr)
+	if u.Unix() || err != nil {
+		return false
+	}
+	ip := net.ParseIP(host)
+	return host == "" || ip != nil && ip.IsUnspecified()
+}
+
 // Network is the network name for package net.
 func (u URL) Network() string {
 	if u.Unix() {
@@ -151,6 +162,12 @@ func Dial(rawURL string, f Files, opts ...grpc.DialOption) (*grpc.ClientConn, er
 		return nil, fault.New(fault.Usage, "dial "+u.String(), err)
 	}
 	return conn, nil
+}
+
+// CheckEndpoint refuses, as Usage, what Dial could not even read.
+func CheckEndpoint(rawURL string, f Files) error {
+	_, err := parseEndpoint(rawURL, f)
+	return err
 }
 
 func parseEndpoint(s string, f Files) (URL, error) {

@@ -20,7 +20,7 @@ import (
 
 // newcomer is a reservation that may be admitted with aTicket.
 func newcomer() *entryv1.MemberRecord {
-	return &entryv1.MemberRecord{Id: 5, State: isReserved, Name: "new", PeerUrls: []string{"http://new"}, DirectoryNonce: []byte("0123456789abcdef")}
+	return &entryv1.MemberRecord{Id: 5, State: isReserved, Name: "new", PeerUrls: []string{"http://new:1"}, DirectoryNonce: []byte("0123456789abcdef")}
 }
 
 func aTicket(b *backend) *chainfirev1.JoinTicket {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/chainfire/cfseed/internal/fault"
+	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/ident"
 	"github.com/chainfire/cfseed/internal/state"
 	"github.com/chainfire/cfseed/internal/state/envelope"
@@ -157,6 +158,9 @@ func (s *Service) MemberUpdate(ctx context.Context, req *chainfirev1.MemberUpdat
 	if _, err := s.known(ctx, "member update", req.GetId()); err != nil {
 		return nil, err
 	}
+	if err := checkPeerURLs("member update", req.GetPeerUrls()); err != nil {
+		return nil, err
+	}
 	if _, err := s.b.Propose(ctx, envelope.UpdateMember,
 		&entryv1.UpdateMember{Id: req.GetId(), PeerUrls: req.GetPeerUrls()}); err != nil {
 		return nil, err
@@ -178,15 +182,25 @@ func (s *Service) conf(ctx context.Context, change state.ConfChange, kind envelo
 }
 
 // Status gathers what the members say of themselves; a member that does not
-// answer in time is listed as not reachable.
+// answer in time is listed as not reachable. The leader does, which knows how far
+// the log of each goes; without one this member does, from what each has applied.
 func (s *Service) Status(ctx context.Context, req *chainfirev1.StatusRequest) (*chainfirev1.StatusResponse, error) {
 	if req.GetSelf() {
 		return s.selfStatus(req.GetSentTo()), nil
 	}
-	return atLeader(ctx, s.b, s.status,
+	out, err := atLeader(ctx, s.b, s.status,
 		func(ctx context.Context, c grpc.ClientConnInterface) (*chainfirev1.StatusResponse, error) {
+			ctx, cancel := context.WithTimeout(ctx, leaderPatience)
+			defer cancel()
 			return chainfirev1.NewClusterClient(c).Status(ctx, &chainfirev1.StatusRequest{})
 		})
+	switch fault.CodeOf(rpcfault.FromStatus("status", err)) {
+	case fault.NotLeader, fault.Unreachable, fault.Timeout:
+		if ctx.Err() == nil && !forwarded(ctx) {
+			return s.status(ctx)
+		}
+	}
+	return out, err
 }
 
 // selfStatus is what this member knows of itself; it asks nobody.
@@ -263,7 +277,7 @@ func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, r
 	if rec.GetId() == s.b.Self() {
 		self = s.selfStatus(0)
 		st.Match, st.Reachable = last, true
-	} else if p, ok := rs.Progress[rec.GetId()]; ok {
+	} else if p, ok := rs.Progress[rec.GetId()]; ok || rs.Leader != s.b.Self() && rec.GetState() == entryv1.MemberState_MEMBER_STATE_MEMBER {
 		st.Match, st.Reachable = p.Match, p.RecentActive
 		if answer, err := s.askSelf(ctx, rec, 0); err == nil {
 			self = answer
@@ -272,13 +286,20 @@ func (s *Service) memberStatus(ctx context.Context, rec *entryv1.MemberRecord, r
 	if self != nil {
 		own := self.GetMembers()[0]
 		st.Applied, st.Digest, st.DbBytes, st.Revision = own.GetApplied(), own.GetDigest(), own.GetDbBytes(), own.GetRevision()
+		if rs.Leader != s.b.Self() {
+			st.Match, st.Reachable = max(st.GetMatch(), own.GetApplied()), true
+		}
 	}
 	st.Lag = last - min(last, st.GetMatch())
 	return st, self.GetSeeds()
 }
 
-// statusPatience bounds how long a status waits for a member that is away.
-const statusPatience = 500 * time.Millisecond
+// How long a status waits for a member that is away, and for a leader, which waits
+// for them.
+const (
+	statusPatience = 500 * time.Millisecond
+	leaderPatience = 2 * statusPatience
+)
 
 // askSelf gives what another member knows of itself; Members has one element.
 func (s *Service) askSelf(ctx context.Context, rec *entryv1.MemberRecord, sentTo uint64) (*chainfirev1.StatusResponse, error) {

@@ -78,7 +78,7 @@ func add(t *testing.T, w *waiting, b *backend, req *chainfirev1.MemberAddRequest
 	if w != nil {
 		dial := serve(t, func(r grpc.ServiceRegistrar) { chainfirev1.RegisterAwaitServer(r, w) })
 		b.dial = func(_ context.Context, url string) (*grpc.ClientConn, error) {
-			if url != "http://new" {
+			if url != "http://new:1" {
 				return nil, fault.Newf(fault.Unreachable, "dial", "%s", url)
 			}
 			return dial(), nil
@@ -101,7 +101,7 @@ func TestMemberAdd(t *testing.T) {
 		&entryv1.MemberRecord{Id: 3, State: isMember, Learner: true, PeerUrls: []string{"http://three"}},
 		&entryv1.MemberRecord{Id: 4, State: isReserved, PeerUrls: []string{"http://four"}})
 	b.self = 2
-	out, err := add(t, w, b, &chainfirev1.MemberAddRequest{PeerUrls: []string{"http://nobody", "http://new"}, Learner: true,
+	out, err := add(t, w, b, &chainfirev1.MemberAddRequest{PeerUrls: []string{"http://nobody:1", "http://new:1"}, Learner: true,
 		JoinToken: "t", RateLimit: 9, Compression: "zstd", Parallel: 3})
 	if err != nil {
 		t.Fatal(err)
@@ -116,7 +116,7 @@ func TestMemberAdd(t *testing.T) {
 	if got := strings.Join(names, " "); got != "reserve seed verify" {
 		t.Errorf("phases %s", got)
 	}
-	want := &entryv1.ReserveMember{Name: "new", PeerUrls: []string{"http://nobody", "http://new"}, StayLearner: true, DirectoryNonce: []byte("nonce")}
+	want := &entryv1.ReserveMember{Name: "new", PeerUrls: []string{"http://nobody:1", "http://new:1"}, StayLearner: true, DirectoryNonce: []byte("nonce")}
 	if len(b.proposed) != 1 || !proto.Equal(b.proposed[0].body, want) {
 		t.Errorf("proposed %+v", b.proposed)
 	}
@@ -132,7 +132,7 @@ func TestMemberAdd(t *testing.T) {
 
 // TestMemberAddChangesNothing: in each of these cases nothing is proposed.
 func TestMemberAddChangesNothing(t *testing.T) {
-	at := []string{"http://new"}
+	at := []string{"http://new:1"}
 	for _, c := range []struct {
 		name   string
 		w      *waiting
@@ -171,7 +171,7 @@ func TestMemberAddChangesNothing(t *testing.T) {
 func TestMemberAddOfMember(t *testing.T) {
 	b := newBackend()
 	b.members[0].DirectoryNonce = []byte("nonce")
-	out, err := add(t, &waiting{name: "one", state: "member", nonce: []byte("nonce")}, b, &chainfirev1.MemberAddRequest{Name: "one", PeerUrls: []string{"http://new"}})
+	out, err := add(t, &waiting{name: "one", state: "member", nonce: []byte("nonce")}, b, &chainfirev1.MemberAddRequest{Name: "one", PeerUrls: []string{"http://new:1"}})
 	if err != nil || out.result().GetMemberId() != 1 || out.result().GetRole() != "voter" || !out.result().GetAlreadyMember() || b.count() != 0 {
 		t.Errorf("%v, %v", out.got, err)
 	}
@@ -191,7 +191,7 @@ func TestMemberAddFailures(t *testing.T) {
 		{"after some progress", &waiting{events: []*chainfirev1.MemberAddResponse{phase("seed")}, fail: fault.Newf(fault.Timeout, "seed", "slow")}, fault.Timeout},
 	} {
 		b := newBackend()
-		_, err := add(t, c.w, b, &chainfirev1.MemberAddRequest{PeerUrls: []string{"http://new"}})
+		_, err := add(t, c.w, b, &chainfirev1.MemberAddRequest{PeerUrls: []string{"http://new:1"}})
 		code(t, c.name, err, c.code)
 		if b.count() != 1 { // the reservation, for the next try
 			t.Errorf("%s: %d proposals", c.name, b.count())
@@ -202,7 +202,7 @@ func TestMemberAddFailures(t *testing.T) {
 		return state.Result{}, fault.Newf(fault.Refused, "reserve", "the name is taken")
 	}
 	w := &waiting{}
-	_, err := add(t, w, b, &chainfirev1.MemberAddRequest{PeerUrls: []string{"http://new"}})
+	_, err := add(t, w, b, &chainfirev1.MemberAddRequest{PeerUrls: []string{"http://new:1"}})
 	code(t, "no reservation", err, fault.Refused)
 	if w.asked != nil {
 		t.Error("invited without a reservation")
@@ -212,7 +212,7 @@ func TestMemberAddFailures(t *testing.T) {
 // --no-seed reserves and contacts nobody.
 func TestMemberAddNoSeed(t *testing.T) {
 	b := newBackend()
-	out, err := add(t, nil, b, &chainfirev1.MemberAddRequest{Name: "n", PeerUrls: []string{"http://new"}, NoSeed: true, Learner: true})
+	out, err := add(t, nil, b, &chainfirev1.MemberAddRequest{Name: "n", PeerUrls: []string{"http://new:1"}, NoSeed: true, Learner: true})
 	if err != nil || out.result().GetMemberId() != 5 || out.result().GetRole() != "learner" || b.count() != 1 {
 		t.Errorf("%v, %v", out.got, err)
 	}
@@ -250,8 +250,9 @@ func TestRemovePromoteUpdate(t *testing.T) {
 		{"promote one that is behind", func(ctx context.Context, s *Service) error { return s.PromoteMember(ctx, learner) },
 			func(b *backend) { b.promotable = notReady }, fault.Refused, proposal{}},
 		{"promote nobody", func(ctx context.Context, s *Service) error { return s.PromoteMember(ctx, unknown) }, nil, fault.Usage, proposal{}},
-		{"update", func(ctx context.Context, s *Service) error { return s.UpdateMember(ctx, 1, []string{"u"}) }, nil, "",
-			proposal{envelope.UpdateMember, nil, &entryv1.UpdateMember{Id: 1, PeerUrls: []string{"u"}}}},
+		{"update", func(ctx context.Context, s *Service) error { return s.UpdateMember(ctx, 1, []string{"http://u:1"}) }, nil, "",
+			proposal{envelope.UpdateMember, nil, &entryv1.UpdateMember{Id: 1, PeerUrls: []string{"http://u:1"}}}},
+		{"update to nowhere", func(ctx context.Context, s *Service) error { return s.UpdateMember(ctx, 1, []string{"http://u"}) }, nil, fault.Usage, proposal{}},
 		{"update nobody", func(ctx context.Context, s *Service) error { return s.UpdateMember(ctx, unknown, nil) }, nil, fault.Usage, proposal{}},
 		{"no leader", func(ctx context.Context, s *Service) error { return s.RemoveMember(ctx, 1) },
 			func(b *backend) { b.noLeader = fault.Newf(fault.NotLeader, "forward", "none") }, fault.NotLeader, proposal{}},
@@ -264,7 +265,7 @@ func TestRemovePromoteUpdate(t *testing.T) {
 		}
 		err := c.call(t.Context(), New(b))
 		code(t, c.name, err, c.code)
-		if c.code == fault.Usage && !errors.Is(err, records.ErrNotFound) {
+		if c.code == fault.Usage && c.name != "update to nowhere" && !errors.Is(err, records.ErrNotFound) {
 			t.Errorf("%s: %v does not say that nobody is there", c.name, err)
 		}
 		switch {
@@ -489,6 +490,18 @@ func TestStatus(t *testing.T) {
 	}
 	if got := strings.Join(seeds, ", "); got != "3 early 100% 5/s, 7 other 25% 10/s, 8000000000000000 late 0% 0/s" {
 		t.Errorf("seeds %s", got)
+	}
+	// Without a leader, this member tells what each has applied.
+	b.noLeader, b.raft = fault.Newf(fault.NotLeader, "forward", "none"), Raft{Term: 4, Commit: 100}
+	if st, err = New(b).Status(t.Context(), &chainfirev1.StatusRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	got = nil
+	for _, m := range st.GetMembers() {
+		got = append(got, fmt.Sprintf("%d lag %d %t", m.GetId(), m.GetLag(), m.GetReachable()))
+	}
+	if s := strings.Join(got, "; "); s != "1 lag 0 true; 2 lag 10 true; 3 lag 100 false; 4 lag 100 false; 5 lag 100 false" || st.GetLeader() != 0 || st.GetTerm() != 4 {
+		t.Errorf("without a leader: %s, %v", s, st)
 	}
 	b.local.Id = 1
 	self, err := New(b).Status(t.Context(), &chainfirev1.StatusRequest{Self: true})

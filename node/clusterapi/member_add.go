@@ -16,6 +16,7 @@ import (
 	"github.com/chainfire/cfseed/internal/fault"
 	"github.com/chainfire/cfseed/internal/fault/rpcfault"
 	"github.com/chainfire/cfseed/internal/ident"
+	"github.com/chainfire/cfseed/internal/netsec"
 	entryv1 "github.com/chainfire/cfseed/proto/chainfire/entry/v1"
 	chainfirev1 "github.com/chainfire/cfseed/proto/chainfire/v1"
 )
@@ -29,8 +30,8 @@ const probePatience = 3 * time.Second
 // on, and calling again with the same name follows it.
 func (s *Service) MemberAdd(req *chainfirev1.MemberAddRequest, out grpc.ServerStreamingServer[chainfirev1.MemberAddResponse]) error {
 	ctx := out.Context()
-	if len(req.GetPeerUrls()) == 0 {
-		return fault.Newf(fault.Usage, "member add", "a peer URL is needed").WithHint("--peer-urls http://HOST:PORT")
+	if err := checkPeerURLs("member add", req.GetPeerUrls()); err != nil {
+		return err
 	}
 	if req.GetNoSeed() {
 		return s.addUnseeded(ctx, req, out)
@@ -63,6 +64,19 @@ func (s *Service) MemberAdd(req *chainfirev1.MemberAddRequest, out grpc.ServerSt
 	result.Phases = append([]*chainfirev1.Phase{reserved}, slices.DeleteFunc(result.GetPhases(),
 		func(p *chainfirev1.Phase) bool { return p.GetName() == "reserve" })...)
 	return out.Send(&chainfirev1.MemberAddResponse{Event: &chainfirev1.MemberAddResponse_Result{Result: result}})
+}
+
+// checkPeerURLs refuses what no member could dial.
+func checkPeerURLs(op string, urls []string) error {
+	if len(urls) == 0 {
+		return fault.Newf(fault.Usage, op, "a peer URL is needed").WithHint("--peer-urls http://HOST:PORT")
+	}
+	for _, u := range urls {
+		if _, err := netsec.ParseURL(u); err != nil {
+			return fault.New(fault.Usage, op, err)
+		}
+	}
+	return nil
 }
 
 // checkNewcomer holds the answer of the waiting node against the request.

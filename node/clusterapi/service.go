@@ -124,11 +124,17 @@ func atLeader[R any](ctx context.Context, b Backend, local func(context.Context)
 	if conn == nil {
 		return local(ctx)
 	}
-	if md, ok := metadata.FromIncomingContext(ctx); ok && len(md.Get(forwardedKey)) > 0 {
+	if forwarded(ctx) {
 		return zero, fault.Newf(fault.NotLeader, "forward", "this member is no longer the leader").
 			WithHint("ask again")
 	}
 	return remote(metadata.AppendToOutgoingContext(ctx, forwardedKey, "1"), conn)
+}
+
+// forwarded reports whether another member handed the call on.
+func forwarded(ctx context.Context) bool {
+	md, ok := metadata.FromIncomingContext(ctx)
+	return ok && len(md.Get(forwardedKey)) > 0
 }
 
 // memberOf is the wire form of a record.
