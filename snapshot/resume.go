@@ -87,10 +87,12 @@ func (s *Stage) takeOver() error {
 			names[old.Files[i].Digest] = old.Files[i].Name
 		}
 	}
-	for i := range s.m.Files {
-		entry := &s.m.Files[i]
-		for _, name := range []string{names[entry.Digest], entry.Name} {
-			if name == "" || entry.Size == 0 {
+	// The same content first: the name of one may be that of another's content.
+	for _, nameOf := range []func(*manifest.File) string{
+		func(f *manifest.File) string { return names[f.Digest] }, func(f *manifest.File) string { return f.Name }} {
+		for i := range s.m.Files {
+			name := nameOf(&s.m.Files[i])
+			if name == "" || s.m.Files[i].Size == 0 {
 				continue
 			}
 			if err := s.moveInto(s.fs.PathJoin(previous, name), s.path(i)); err != nil {
