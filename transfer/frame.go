@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,8 +30,12 @@ func endFrame(chunks, rawBytes uint64) *chainfirev1.GetSnapshotResponse {
 }
 
 func errorFrame(err error) *chainfirev1.GetSnapshotResponse {
+	code := fault.CodeOf(err)
+	if code == fault.Internal && (errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)) {
+		code = fault.Unreachable // the source is stopping, or ends this stream
+	}
 	return &chainfirev1.GetSnapshotResponse{Frame: &chainfirev1.GetSnapshotResponse_Error{
-		Error: &chainfirev1.FrameError{Code: string(fault.CodeOf(err)), Message: err.Error(), Hint: fault.HintOf(err)}}}
+		Error: &chainfirev1.FrameError{Code: string(code), Message: err.Error(), Hint: fault.HintOf(err)}}}
 }
 
 // frameFault turns an error frame into the error it stands for. A class that

@@ -104,6 +104,9 @@ func (r *round) fetchRanges(ctx context.Context, queue *workQueue) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	lanes := r.inUse(ctx)
+	if len(lanes) == 0 {
+		return fault.Newf(fault.Internal, "pull from "+r.addr, "no connection to fetch over")
+	}
 	// Of lanes that have channels the system asks whether the other side is there.
 	r.asked.Store(&[]chainfirev1.SeedClient{r.client})
 	queue.begin(r.stage.Missing, len(lanes), time.Now())

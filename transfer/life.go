@@ -12,15 +12,16 @@ import (
 // This file is how a round knows that its source lives, and how the source
 // knows that somebody wants the lease.
 
-// allow sets how long the source may be silent: the idle timeout when there is
-// no other source, else a third of it.
+// allow sets how long the source may be silent: the idle timeout, if it answers
+// when it is asked; less where nothing has come from it yet and others wait.
 func (r *round) allow() {
 	limit := r.cfg.IdleTimeout
-	if r.next() != r.current {
-		limit /= 3
-	}
-	if !r.contacted {
-		limit = min(limit, r.cfg.ContactWithin)
+	within := connectWithin(r.cfg.IdleTimeout)
+	switch {
+	case !r.contacted:
+		limit = min(limit, r.cfg.ContactWithin, max(within, r.cfg.ContactWithin/time.Duration(len(r.endpoints))))
+	case r.wentHome && r.source == r.home && r.meta.LeaseID == 0:
+		limit = min(limit, within)
 	}
 	r.limit.Store(int64(limit))
 }
@@ -108,6 +109,7 @@ func (r *round) ping(ctx context.Context) {
 			r.idle.touch()
 		}
 		if q.GetWaiting() > 0 && q.GetFree() == 0 {
+			r.queued.Store(time.Now().UnixNano())
 			r.tell(Event{Kind: EventQueued, Source: r.addr, Served: int(q.GetSlots()), Waiting: int(q.GetWaiting())})
 		}
 	}

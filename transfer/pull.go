@@ -2,7 +2,9 @@ package transfer
 
 import (
 	"context"
+	"errors"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -129,6 +131,9 @@ type puller struct {
 	endpoints []*endpoint
 	current   int
 	contacted bool
+	home      *endpoint     // that serves the seed that is staged; nil: not known
+	wentHome  bool          // it was tried again since then, before another one's seed was taken
+	queued    atomic.Int64  // Unix time, in ns, when a source last said that we have to wait
 	opening   time.Time     // when opening began; zero once a source has opened the seed
 	until     time.Duration // of silence, which ends the pull
 	first     error         // that went wrong since there was progress
@@ -276,19 +281,24 @@ func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
 		// A line that was away for just so long is there again: one last try.
 		p.until += p.cfg.IdleTimeout / 12
 		return true, nil
-	} else if !p.contacted && idle >= p.cfg.ContactWithin {
+	} else if !p.contacted && idle >= p.cfg.ContactWithin && p.allTried(e) {
 		return false, p.exhausted(err)
-	} else if !p.opening.IsZero() && time.Since(p.opening) >= p.cfg.OpenTimeout {
-		return false, p.exhausted(err) // it lives, but has no place for us
+	} else if !p.opening.IsZero() && min(time.Since(p.opening), time.Since(time.Unix(0, p.queued.Load()))) >= p.cfg.OpenTimeout {
+		return false, p.exhausted(err) // it lives, but does not open the seed
 	}
 	if e.away.IsZero() {
 		e.away = time.Now()
+	}
+	if errors.Is(err, errAnotherSeed) {
+		p.goTo(e, slices.Index(p.endpoints, p.home), err)
+		return false, nil
 	}
 	stay := transient(err) && e.dry < maxDry
 	if !stay {
 		e.bad = err
 	}
-	patient := p.contacted && time.Since(e.away) < p.grace() && !fault.Is(err, fault.Timeout)
+	patient := (p.contacted || p.cfg.WantRoot != nil) && time.Since(e.away) < p.grace() && !fault.Is(err, fault.Timeout) &&
+		!(p.wentHome && e == p.home)
 	next := p.next()
 	if stay && (patient || next == p.current) {
 		p.result.Retries++
@@ -300,6 +310,12 @@ func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
 	}
 	// A source that is back in turn gets its patience again, after a pause.
 	wrapped := !p.endpoints[next].away.IsZero()
+	p.goTo(e, next, err)
+	return wrapped, nil
+}
+
+// goTo makes another endpoint the current one, since e has failed with err.
+func (p *puller) goTo(e *endpoint, next int, err error) {
 	e.away = time.Now()
 	p.current = next
 	p.result.Failovers++
@@ -307,7 +323,16 @@ func (p *puller) decide(e *endpoint, err error) (again bool, _ error) {
 		p.in.forgive()
 	}
 	p.tell(Event{Kind: EventFailover, Source: e.addr, Next: p.endpoints[next].addr, Err: err})
-	return wrapped, nil
+}
+
+// errAnotherSeed ends a round whose source has another seed than the one that is
+// staged, while the one that had it was not tried again: what is staged may be most
+// of it, and its source have been away for as long as the line was.
+var errAnotherSeed = fault.Newf(fault.Unreachable, "pull", "it has another seed than the one that was begun")
+
+// allTried reports whether every endpoint has failed, e just now.
+func (p *puller) allTried(e *endpoint) bool {
+	return !slices.ContainsFunc(p.endpoints, func(o *endpoint) bool { return o != e && o.bad == nil && o.away.IsZero() })
 }
 
 // grace is how long a source may be away before another one takes over, whose

@@ -246,6 +246,57 @@ func TestPullFailover(t *testing.T) {
 			t.Errorf("event %+v, discarded %d", e, res.BytesDiscarded)
 		}
 	})
+	t.Run("another seed, and the first is back", func(t *testing.T) {
+		leases.expireAll()
+		a, b := startSource(t, leases, []*memSeed{seed}), startSource(t, leases, []*memSeed{otherSeed})
+		a.wire.plan(func(w *wire) { w.holeAt = 1_700_000 })
+		disk := newMemDisk()
+		cfg := pullConfig(disk, a.addr, b.addr)
+		cfg.Compression, cfg.Parallel, cfg.IdleTimeout = "none", 1, 400*time.Millisecond
+		cfg.Notify = func(e Event) {
+			if e.Kind == EventFailover && e.Next == b.addr {
+				a.wire.plan(func(*wire) {})
+			}
+		}
+		res, err := Pull(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		disk.check(t, seed)
+		if res.Source != a.addr || res.Failovers != 2 || res.BytesDiscarded != 0 || disk.opened != 1 {
+			t.Errorf("%+v, stage opened %d times", res, disk.opened)
+		}
+	})
+	t.Run("slow, and another is there", func(t *testing.T) {
+		leases.expireAll()
+		a, b := startSource(t, leases, []*memSeed{seed}), startSource(t, leases, []*memSeed{otherSeed})
+		const idle = 600 * time.Millisecond
+		disk := newMemDisk()
+		cfg := pullConfig(disk, a.addr, b.addr)
+		cfg.Compression, cfg.Parallel, cfg.IdleTimeout = "none", 1, idle
+		disk.onPut = func(puts int) { // the source waits for us, and answers
+			if puts == 20 {
+				<-time.After(2 * idle / 3)
+			}
+		}
+		res, err := Pull(t.Context(), cfg)
+		if err != nil || res.Source != a.addr || res.Failovers != 0 {
+			t.Errorf("source %s, %d failovers, %v", res.Source, res.Failovers, err)
+		}
+	})
+	t.Run("the third of three", func(t *testing.T) { // the first two swallow all
+		leases.expireAll()
+		a, b, c := startSource(t, leases, []*memSeed{seed}), startSource(t, leases, []*memSeed{seed}), startSource(t, leases, []*memSeed{seed})
+		for _, s := range []*source{a, b} {
+			s.wire.plan(func(w *wire) { w.holeAt = 1 })
+		}
+		cfg := pullConfig(newMemDisk(), a.addr, b.addr, c.addr)
+		cfg.IdleTimeout, cfg.ContactWithin = 30*time.Second, 300*time.Millisecond
+		res, err := Pull(t.Context(), cfg)
+		if err != nil || res.Source != c.addr {
+			t.Errorf("source %q, %v", res.Source, err)
+		}
+	})
 	t.Run("endpoints learnt", func(t *testing.T) {
 		leases.expireAll()
 		b := startSource(t, leases, []*memSeed{seed})

@@ -148,10 +148,15 @@ func (r *round) openSeed(ctx context.Context) (*chainfirev1.OpenSeedResponse, er
 // fetchAll brings the stage to the source's seed and fetches what is missing.
 func (r *round) fetchAll(ctx context.Context) error {
 	if r.layout == nil || r.layout.root != r.meta.Root {
+		if h := r.home; r.layout != nil && h != nil && h != r.source && h.bad == nil && !r.wentHome {
+			r.wentHome = true
+			return errAnotherSeed
+		}
 		if err := r.restage(ctx); err != nil {
 			return err
 		}
 	}
+	r.home, r.wentHome = r.source, false
 	defer r.idle.resume()
 	if r.delta != nil {
 		if err := r.fetchBeside(ctx); err != nil {

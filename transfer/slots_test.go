@@ -167,6 +167,30 @@ func TestQueueIsTold(t *testing.T) {
 	})
 }
 
+// TestQueueIsWaitedFor: a pull waits for its turn for longer than a source that has
+// a place may take to open a seed.
+func TestQueueIsWaitedFor(t *testing.T) {
+	seed := seedSpec{sizes: []int{20_000}}.build(t)
+	inBubble(t, seed, new(wire), func(t *testing.T, src *source, dial DialFunc) {
+		for src.server.slots.try() {
+			continue
+		}
+		cfg := pullConfig(newMemDisk(), "memory")
+		cfg.Dial, cfg.OpenTimeout = dial, 10*time.Minute
+		start := time.Now()
+		freed := false
+		cfg.Notify = func(e Event) {
+			if e.Kind == EventQueued && !freed && time.Since(start) > 25*time.Minute {
+				freed = true
+				src.server.slots.release()
+			}
+		}
+		if _, err := Pull(t.Context(), cfg); err != nil || !freed {
+			t.Errorf("after %s: %v", time.Since(start), err)
+		}
+	})
+}
+
 // TestOneSlotASession: a session that is opened again waits for a slot while a
 // stream of it takes one back; it ends up with one, and gives it back.
 func TestOneSlotASession(t *testing.T) {
