@@ -24,7 +24,7 @@ func (s *Service) Reserve(ctx context.Context, req *chainfirev1.ReserveRequest) 
 	if err != nil {
 		return nil, err
 	}
-	sources, err := s.sources(ctx)
+	sources, err := s.sources(ctx, rec.GetId())
 	if err != nil {
 		return nil, err
 	}

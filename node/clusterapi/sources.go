@@ -16,8 +16,9 @@ const sourceLag = 1024
 // follower that is caught up, so that the leader does not suffer; then the
 // leader; then the others, which may be back when these have failed. Only the
 // leader knows how far the others are. Any other member that is in contact with
-// a leader offers itself.
-func (s *Service) sources(ctx context.Context) ([]uint64, error) {
+// a leader offers itself. Before all of them comes the source of a seed that was
+// begun under this reservation: nobody else has what is left of it.
+func (s *Service) sources(ctx context.Context, reserved uint64) ([]uint64, error) {
 	rs, err := s.b.Raft(ctx)
 	if err != nil {
 		return nil, err
@@ -26,9 +27,17 @@ func (s *Service) sources(ctx context.Context) ([]uint64, error) {
 	if err != nil {
 		return nil, err
 	}
+	begun := map[uint64]bool{}
+	for _, l := range s.b.State().SeedLeases() {
+		if l.GetMemberId() == reserved {
+			begun[l.GetSourceId()] = true
+		}
+	}
 	rank := func(id uint64) int {
 		p, known := rs.Progress[id]
 		switch {
+		case begun[id]:
+			return -1
 		case id == rs.Leader:
 			return 1
 		case id == s.b.Self() && rs.Leader != 0 && rs.Applied+sourceLag >= rs.Commit,
