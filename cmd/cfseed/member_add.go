@@ -33,7 +33,7 @@ func memberAddCommand(env *command.Env) *cli.Command {
 			&cli.BoolFlag{Name: "learner", Usage: "leave it a learner"},
 			&cli.BoolFlag{Name: "no-seed", Usage: "only reserve its ID; the node seeds itself when it starts"},
 			&cli.UintFlag{Name: "parallel", Usage: "move over `N` streams"},
-		}, command.SeedingFlags(), command.LongClientFlags(), command.OutputFlags()),
+		}, command.SeedingFlags(), command.JoinTokenFlag(), command.LongClientFlags(), command.OutputFlags()),
 		Action: env.Action(memberAdd),
 	}
 }

@@ -123,8 +123,9 @@ func nodeJoinFlags() []cli.Flag {
 		&cli.BoolFlag{Name: "await-seed", Category: categoryJoin, Usage: "wait at the peer URL for `cfseed member add` or `cfseed push`; with TLS also give --join-token or --cluster-id"},
 		&cli.StringFlag{Name: "user", Category: categoryJoin, Usage: "join as `NAME:PASSWORD`, where the cluster asks for a user"},
 		&cli.StringFlag{Name: "password", Category: categoryJoin, Usage: "the `PASSWORD` of --user NAME"},
+		&cli.StringFlag{Name: "join-token", Category: categoryJoin, Usage: "with --await-seed: who adds this node has to give `TOKEN`"},
 		&cli.StringFlag{Name: "cluster-id", Category: categoryJoin, Usage: "accept a seed of the cluster `ID` only"},
-		&cli.IntFlag{Name: "parallel", Category: categoryJoin, Usage: "`N` streams while seeding; default half the processors, 2 to 4"},
+		&cli.IntFlag{Name: "parallel", Category: categoryJoin, Usage: "`N` connections that the seed comes over; default 2, or 4 on a long line"},
 		&cli.DurationFlag{Name: "lease-ttl", Value: node.DefaultLeaseTTL, Category: categoryJoin, Usage: "a seed lease that is not renewed ends after `DURATION`"},
 		&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Category: categoryJoin, Usage: "... and when the log behind its hold has `BYTES`"},
 	}, command.SeedingFlags()...)

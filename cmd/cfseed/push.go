@@ -33,7 +33,7 @@ func pushCommand(env *command.Env) *cli.Command {
 			&cli.StringFlag{Name: "to", Usage: "the waiting node's peer `URL`"},
 			&cli.DurationFlag{Name: "lease-ttl", Value: 10 * time.Minute, Usage: "the cluster keeps the log after the seed for `DURATION`"},
 			&cli.GenericFlag{Name: "lease-bytes", Value: &leaseBytes, Usage: "... and for at most `BYTES` of it"},
-		}, command.SeedingFlags(), command.LongClientFlags(), command.OutputFlags()),
+		}, command.SeedingFlags(), command.JoinTokenFlag(), command.LongClientFlags(), command.OutputFlags()),
 		Action: env.Action(push),
 	}
 }

@@ -96,9 +96,13 @@ func SeedingFlags() []cli.Flag {
 			Usage: "move at most `BYTES` per second, as 100MiB"},
 		&cli.StringFlag{Name: "compression", Value: "auto", Category: categorySeeding,
 			Usage: "`KIND` of compression on the wire: auto, zstd, s2, none"},
-		&cli.StringFlag{Name: "join-token", Category: categorySeeding,
-			Usage: "`TOKEN` that the waiting node was started with"},
 	}
+}
+
+// JoinTokenFlag is what a node that waits is to be shown.
+func JoinTokenFlag() []cli.Flag {
+	return []cli.Flag{&cli.StringFlag{Name: "join-token", Category: categorySeeding,
+		Usage: "`TOKEN` that the waiting node was started with"}}
 }
 
 // CompressionOf reads --compression.
