@@ -15,17 +15,18 @@ import (
 // What clients of the leader may notice of a join at most, and what may be left
 // to send when the newcomer is admitted.
 const (
-	maxPutOver = 1.5 // times the p99 of puts before
-	maxEntries = 200
-	slowRate   = 200 // puts a second
-	fastRate   = 2000
-	mostWanted = 10000
+	maxPutOver    = 1.5 // times the p99 of puts before
+	maxEntries    = 200
+	slowRate      = 200 // puts a second
+	fastRate      = 2000
+	closedClients = 16 // that find out the most
+	mostWanted    = 10000
 )
 
 // Joins are the runs at one number of members and one rate.
 type Joins struct {
 	Members int            `json:"members"`
-	Most    int            `json:"most_puts_per_second"` // that it keeps up with
+	Most    float64        `json:"most_puts_per_second"` // of clients that wait for each answer
 	Rate    int            `json:"puts_per_second"`
 	Half    bool           `json:"half_of_most"`
 	Samples []bench.Sample `json:"samples"`
@@ -59,7 +60,7 @@ func joinsOf(ctx context.Context, g *ground, members int) (out []Joins, err erro
 	if err != nil {
 		return nil, err
 	}
-	half := max(1, min(most/2, mostWanted))
+	half := max(1, min(int(most/2), mostWanted))
 	for _, j := range []Joins{{Rate: slowRate}, {Rate: half, Half: true}, {Rate: fastRate}} {
 		j.Members, j.Most = members, most
 		j.Samples, err = bench.Runs(ctx, r, bench.Plan{
@@ -74,13 +75,14 @@ func joinsOf(ctx context.Context, g *ground, members int) (out []Joins, err erro
 	return out, nil
 }
 
-func mostPuts(ctx context.Context, g *ground, r *rig.Rig, loaded template) (int, error) {
+func mostPuts(ctx context.Context, g *ground, r *rig.Rig, loaded template) (float64, error) {
 	if err := r.Anew(ctx); err != nil {
 		return 0, err
 	}
-	most, err := workload.Most(ctx, r.Leader.Client(), workload.Puts{ValueSize: loaded.valueSize, Seed: g.cfg.Seed + 1}, g.cfg.Quiet/2)
+	most, err := workload.Most(ctx, r.Leader.Client(), closedClients,
+		workload.Puts{ValueSize: loaded.valueSize, Seed: g.cfg.Seed + 1}, g.cfg.Quiet/2)
 	if err == nil {
-		g.cfg.Say("%s: keeps up with at most %d puts/s", bench.MemberCount(len(r.Cluster.Nodes())), most)
+		g.cfg.Say("%s: at most %.0f puts/s from %d clients", bench.MemberCount(len(r.Cluster.Nodes())), most, closedClients)
 	}
 	return most, err
 }

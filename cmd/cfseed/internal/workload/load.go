@@ -5,7 +5,6 @@ package workload
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -75,71 +74,31 @@ func write(ctx context.Context, client string, batches int, of func(number int) 
 	return g.Wait()
 }
 
-// Most is the highest rate, to a tenth of it, at which a member keeps up with puts
-// that Offer offers: found by doubling, then by halving what is in between. span is
-// for how long each rate is tried.
-func Most(ctx context.Context, client string, puts Puts, span time.Duration) (perSecond int, err error) {
-	return most(func(rate int) (bool, error) {
-		puts.Rate = rate
-		for range 2 { // once may be the machine's fault
-			if ok, err := keepsUp(ctx, client, puts, span); ok || err != nil {
-				return ok, err
-			}
-		}
-		return false, nil
-	})
-}
-
-// most is the search; 0 where nothing is kept up with.
-func most(keepsUp func(rate int) (bool, error)) (int, error) {
-	const first, top = 500, 64000
-	low, high := 0, first // kept up with, and not
-	for ; high <= top; high *= 2 {
-		ok, err := keepsUp(high)
-		if err != nil {
-			return 0, err
-		}
-		if !ok {
-			break
-		}
-		low = high
-	}
-	for high-low > max(1, low/10) && high <= top {
-		middle := low + (high-low)/2
-		ok, err := keepsUp(middle)
-		if err != nil {
-			return 0, err
-		}
-		if ok {
-			low = middle
-		} else {
-			high = middle
-		}
-	}
-	return low, nil
-}
-
-// keepsUp offers puts for a span and reports whether all that were due until a
-// moment before its end were answered by then. Where they are answered more slowly
-// than they are due, ever more are not.
-func keepsUp(ctx context.Context, client string, puts Puts, span time.Duration) (bool, error) {
-	const moment = 100 * time.Millisecond
-	l, stop, err := Offer(ctx, client, puts)
+// Most is how many puts a second a member takes from so many clients, each of
+// which waits for an answer before it puts again, over a span of time.
+func Most(ctx context.Context, client string, clients int, puts Puts, span time.Duration) (perSecond float64, err error) {
+	conn, err := netsec.Dial(client, netsec.Files{})
 	if err != nil {
-		return false, err
+		return 0, err
 	}
+	defer conn.Close() //nolint:errcheck // every put was answered
+	kv := pb.NewKVClient(conn)
+	var next, done atomic.Int64
 	began := time.Now()
-	if err := Pause(ctx, span); err != nil {
-		return false, errors.Join(err, stop())
+	g, gctx := errgroup.WithContext(ctx)
+	for range clients {
+		g.Go(func() error {
+			for time.Since(began) < span {
+				if _, err := kv.Put(gctx, puts.request(int(next.Add(1)))); err != nil {
+					return fault.New(fault.Internal, "load", err)
+				}
+				done.Add(1)
+			}
+			return nil
+		})
 	}
-	_, failed, pending := l.between(began, time.Now().Add(-moment))
-	if err := stop(); err != nil {
-		return false, err
-	}
-	if failed > 0 {
-		return false, fault.Newf(fault.Internal, "load", "%d puts failed", failed)
-	}
-	return pending == 0, nil
+	err = g.Wait()
+	return float64(done.Load()) / time.Since(began).Seconds(), err
 }
 
 func putAll(pairs []pair) *pb.TxnRequest {
