@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"go/ast"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"regexp"
@@ -319,6 +320,25 @@ func TestErrorCodesAreDocumented(t *testing.T) {
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("docs/command-line.md lists\n%q\nthe code has\n%q", got, want)
+	}
+}
+
+// TestMetricsAreDocumented compares the table in docs/operations.md with the names
+// in the code.
+func TestMetricsAreDocumented(t *testing.T) {
+	got, want := map[string]bool{}, map[string]bool{}
+	_, table, _ := strings.Cut(readText(t, "docs/operations.md"), "## Metrics")
+	table, _, _ = strings.Cut(table, "\n## ")
+	for _, m := range regexp.MustCompile("`(cfseed_[a-z_]+)").FindAllStringSubmatch(table, -1) {
+		got[m[1]] = true
+	}
+	for _, file := range []string{"node/metrics.go", "node/peer/metrics.go"} {
+		for _, m := range regexp.MustCompile(`"(cfseed_[a-z_]+)"`).FindAllStringSubmatch(readText(t, file), -1) {
+			want[m[1]] = true
+		}
+	}
+	if len(want) == 0 || !maps.Equal(got, want) {
+		t.Errorf("docs/operations.md lists\n%q\nthe code has\n%q", slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want)))
 	}
 }
 

@@ -114,8 +114,8 @@ var etcdFlags = []etcdFlag{
 	{name: "v2-deprecation", value: "write-only", why: etcdIgnoresIt},
 	{name: "vv", boolean: true, why: etcdIgnoresIt},
 	{name: "wal-dir", why: "the log is in the data directory, raft/"},
-	{name: "warning-apply-duration", value: "100ms", why: "/metrics tells how long requests take"},
-	{name: "warning-unary-request-duration", value: "300ms", why: "/metrics tells how long requests take"},
+	{name: "warning-apply-duration", value: "100ms", why: "slow requests are not logged"},
+	{name: "warning-unary-request-duration", value: "300ms", why: "slow requests are not logged"},
 }
 
 // ignoredFlags are flags for etcdFlags, left out of the help text.
