@@ -112,4 +112,23 @@ func TestPiece(t *testing.T) {
 			t.Errorf("%d writers: %d bytes at once, want %d", writers, got, want)
 		}
 	}
+	// A chunk every 5 ms is 200 MiB a second, every 3 ms it is 333.
+	now := time.Unix(1000, 0)
+	comes := func(chunks int, every time.Duration, want int) {
+		t.Helper()
+		for range chunks {
+			now = now.Add(every)
+			s.tempo.came(1<<20, now)
+		}
+		s.writers.Store(1)
+		if got := s.piece(); got != want {
+			t.Errorf("after a chunk every %s: %d bytes at once, want %d", every, got, want)
+		}
+	}
+	comes(40, 5*time.Millisecond, atOnce)
+	comes(7, 3*time.Millisecond, atOnce)
+	comes(10, 3*time.Millisecond, atOnceMost)
+	comes(20, 5*time.Millisecond, atOnce)
+	comes(20, time.Millisecond, atOnceMost)
+	comes(1, time.Second, atOnce)
 }

@@ -31,6 +31,7 @@ type Stage struct {
 	reused  uint64
 
 	writers atomic.Int32 // chunks that are being written
+	tempo   tempo        // at which they come
 	writing sync.Mutex   // held while a piece is on its way to the disk
 	reading sync.Mutex   // or from it
 	bufs    buffers

@@ -3,6 +3,9 @@ package snapshot
 import (
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -46,6 +49,7 @@ func (s *Stage) write(file int, data []byte, offset int64, whole bool) error {
 func (s *Stage) writeDirect(f *directFile, data []byte, offset int64) (done int, err error) {
 	s.writers.Add(1)
 	defer s.writers.Add(-1)
+	s.tempo.came(len(data), time.Now())
 	for done < len(data) {
 		piece := min(s.piece(), len(data)-done)
 		n, err := s.writePiece(f, data[done:done+piece], offset+int64(done))
@@ -63,13 +67,45 @@ const (
 )
 
 // piece is how many bytes go to or from the disk at once: little while chunks come
-// one by one, as from a source that gives way to others, and more once they wait for
-// each other, for then the disk is what they wait for, and each piece costs time.
+// one by one, as from a source that gives way to others, and more once they come
+// fast or wait for each other, for then each piece costs time.
 func (s *Stage) piece() int {
-	if s.writers.Load() > 1 {
+	if s.writers.Load() > 1 || s.tempo.fast.Load() {
 		return atOnceMost
 	}
 	return atOnce
+}
+
+// tempo tells whether chunks come as fast as from a source that gives way to nobody.
+type tempo struct {
+	fast  atomic.Bool
+	mu    sync.Mutex
+	since time.Time
+	bytes int // since then
+}
+
+// Chunks that come at tempoFast bytes a second come fast. It is looked at for each
+// tempoLook bytes; what comes after a pause is not known to.
+const (
+	tempoFast  = 300 << 20
+	tempoLook  = 8 << 20
+	tempoPause = 250 * time.Millisecond
+)
+
+// came says that n bytes have come.
+func (t *tempo) came(n int, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	span := now.Sub(t.since)
+	if span > tempoPause {
+		t.fast.Store(false)
+		t.since, t.bytes = now, 0
+		return
+	}
+	if t.bytes += n; t.bytes >= tempoLook {
+		t.fast.Store(float64(t.bytes) >= tempoFast*span.Seconds())
+		t.since, t.bytes = now, 0
+	}
 }
 
 func (s *Stage) writePiece(f *directFile, data []byte, offset int64) (int, error) {
