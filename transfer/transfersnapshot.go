@@ -69,6 +69,10 @@ func (s *Server) push(ctx context.Context, req *chainfirev1.TransferSnapshotRequ
 	if err != nil {
 		s.closeLease(lease.ID)
 		s.forget(lease.ID)
+		if fault.Is(err, fault.Unreachable) && fault.HintOf(err) == "" {
+			err = fault.New(fault.Unreachable, op, err).
+				WithHint("does a node wait there? cfseed node --await-seed --listen-peer-urls %s", req.GetTargetUrl())
+		}
 		return nil, err
 	}
 	return &chainfirev1.TransferResult{Meta: pushed.Meta.Proto(), BytesWire: pushed.BytesWire, BytesReused: pushed.BytesReused,

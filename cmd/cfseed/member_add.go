@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -121,7 +122,8 @@ func followMemberAdd(stream grpc.ServerStreamingClient[chainfirev1.MemberAddResp
 
 func writeMemberAdd(w io.Writer, r output.MemberAdd, noSeed bool) {
 	if noSeed {
-		fmt.Fprintf(w, "member %s %s reserved\n", r.MemberID, r.Name)
+		fmt.Fprintf(w, "member %s %s reserved; it joins when it is started there: cfseed node --name %s --join ENDPOINTS --initial-advertise-peer-urls URL\n",
+			r.MemberID, r.Name, cmp.Or(r.Name, "NAME"))
 		return
 	}
 	if r.AlreadyMember {

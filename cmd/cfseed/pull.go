@@ -164,5 +164,7 @@ func writePull(w io.Writer, p output.Pull, dir string) {
 	}
 	if p.LeaseExpires != nil {
 		fmt.Fprintf(w, "lease %s expires %s; before that: cfseed node --data-dir %s --join ENDPOINTS\n", p.LeaseID, *p.LeaseExpires, dir)
+	} else {
+		fmt.Fprintf(w, "cfseed node --data-dir %s --join ENDPOINTS makes a member of it\n", dir)
 	}
 }

@@ -157,4 +157,5 @@ func writePush(w io.Writer, r output.Transfer, to string) {
 	}
 	fmt.Fprintf(w, "%s is seeded at %s, revision %d: %s in %d files, %s on the wire, %s reused, %.2fs\n",
 		to, r.Position, r.Revision, output.Size(r.BytesTotal), r.Files, output.Size(r.BytesWire), output.Size(r.BytesReused), r.Seconds)
+	fmt.Fprintf(w, "cfseed member add NAME --peer-urls %s makes a member of it\n", to)
 }

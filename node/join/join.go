@@ -360,13 +360,12 @@ var _ io.Closer = (*Newcomer)(nil)
 
 // describe names the three ways in which a learner stays behind.
 func describe(st *chainfirev1.JoinStatusResponse) string {
-	reason := "not_progressing"
+	reason, contact := "not_progressing", fmt.Sprintf("last contact %.1f s ago", st.GetSecondsSinceContact())
 	switch {
 	case st.GetSecondsSinceContact() < 0:
-		reason = "never_contacted"
+		reason, contact = "never_contacted", "no contact yet"
 	case st.GetMatch() == 0:
 		reason = "contacted_not_initialised"
 	}
-	return fmt.Sprintf("%s (match %d of %d, state %s, last contact %.1f s ago)", reason, st.GetMatch(),
-		st.GetLastIndex(), st.GetProgressState(), st.GetSecondsSinceContact())
+	return fmt.Sprintf("%s (match %d of %d, state %s, %s)", reason, st.GetMatch(), st.GetLastIndex(), st.GetProgressState(), contact)
 }
