@@ -136,7 +136,7 @@ func (v *verifier) checkIdentity(context.Context) (string, error) {
 	case err != nil:
 		return "", err
 	}
-	v.identity = &id
+	v.identity, v.report.Cluster = &id, id.Cluster
 	detail := fmt.Sprintf("member %016x of cluster %016x", id.MemberID, id.Cluster.ID)
 	if id.MemberID == 0 {
 		detail = fmt.Sprintf("a seed of cluster %016x, not yet a member", id.Cluster.ID)

@@ -41,6 +41,7 @@ type Finding struct {
 // Position are what the state says of itself, zero when it can not be read.
 type Report struct {
 	OK       bool
+	Cluster  ident.Cluster // of the directory; zero where that is not known
 	Checks   []Check
 	Findings []Finding
 	Digest   [16]byte

@@ -48,6 +48,8 @@ type fakeMember struct {
 	applied  uint64
 	unlisted bool // publishes no client URL
 	silent   bool // tells nobody its status
+	// forgotten is the first index whose digest it knows, if above 50.
+	forgotten uint64
 }
 
 func startFakeCluster(t *testing.T) *fakeCluster {
@@ -219,7 +221,7 @@ func (m *fakeMember) DigestAt(_ context.Context, req *chainfirev1.DigestAtReques
 	switch {
 	case index == 0:
 		index = m.applied
-	case index < 50:
+	case index < max(50, m.forgotten):
 		return nil, rpcfault.ToStatus(fault.Newf(fault.Refused, "", "digests are kept from index 50 on"))
 	}
 	return &chainfirev1.DigestAtResponse{Index: index, Digest: bytes.Repeat([]byte{m.digest}, 16), Revision: index - 10}, nil

@@ -1,11 +1,7 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"errors"
-	"fmt"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
@@ -119,34 +115,4 @@ func digestAt(ctx context.Context, dialer *dial.Dialer, addresses []string, inde
 		}
 	}
 	return nil, err
-}
-
-// verifyAgainst adds the comparison of a directory with a running cluster to
-// its report.
-func verifyAgainst(ctx context.Context, dialer *dial.Dialer, report *output.Report) error {
-	const name = "against"
-	if report.Position == nil || len(report.Digest) == 0 {
-		report.Skip(name, "the directory's own digest is not known")
-		return nil
-	}
-	began := time.Now()
-	var resp *chainfirev1.DigestAtResponse
-	err := dialer.Read(ctx, "digest", func(ctx context.Context, conn *grpc.ClientConn) (err error) {
-		resp, err = chainfirev1.NewSeedClient(conn).DigestAt(ctx, &chainfirev1.DigestAtRequest{Index: report.Position.Index})
-		return err
-	})
-	seconds := time.Since(began).Seconds()
-	var failed *fault.Error
-	switch {
-	case ctx.Err() != nil:
-		return fault.New(fault.Interrupted, "verify", ctx.Err())
-	case errors.As(err, &failed):
-		report.Fail(name, seconds, output.Finding{Code: failed.Code, Detail: err.Error()})
-	case !bytes.Equal(resp.GetDigest(), report.Digest):
-		report.Fail(name, seconds, output.Finding{Code: fault.Different, Detail: fmt.Sprintf(
-			"index %d: the directory has digest %s, the cluster %x", report.Position.Index, report.Digest, resp.GetDigest())})
-	default:
-		report.Pass(name, seconds, "equal at index %d", report.Position.Index)
-	}
-	return nil
 }

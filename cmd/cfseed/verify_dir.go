@@ -26,7 +26,7 @@ func verifyDir(ctx context.Context, s *command.Session, dir string, quick bool) 
 // reportOf gives the shape that is printed.
 func reportOf(judged *verify.Report) *output.Report {
 	report := output.NewReport()
-	report.OK, report.Revision = judged.OK, judged.Revision
+	report.OK, report.Revision, report.Cluster = judged.OK, judged.Revision, output.ID(judged.Cluster.ID)
 	for _, c := range judged.Checks {
 		report.Checks = append(report.Checks, output.Check{Name: c.Name, Status: string(c.Status), Detail: c.Detail, Seconds: c.Seconds})
 	}

@@ -22,6 +22,7 @@ type Report struct {
 	Digest   Hex       `json:"digest"`
 	Revision int64     `json:"revision"`
 	Position *Position `json:"position"`
+	Cluster  ID        `json:"-"` // of a directory; 0 where that is not known
 }
 
 // Check is one question and its answer.
