@@ -369,7 +369,7 @@ func TestDependenciesHaveReasons(t *testing.T) {
 }
 
 // TestEtcdctlIsOfTheServedRelease: the etcdctl that the end-to-end tests run is
-// of the release of etcd whose API is served.
+// of the release of etcd whose API is served, and a node says that it is of that.
 func TestEtcdctlIsOfTheServedRelease(t *testing.T) {
 	version := func(file, module string) string {
 		t.Helper()
@@ -382,6 +382,9 @@ func TestEtcdctlIsOfTheServedRelease(t *testing.T) {
 	api, ctl := version("go.mod", "go.etcd.io/etcd/api/v3"), version("testdata/etcdctl/go.mod", "go.etcd.io/etcd/etcdctl/v3")
 	if api != ctl {
 		t.Errorf("etcdctl is %s, the API %s", ctl, api)
+	}
+	if !strings.Contains(readText(t, "node/etcdbackend.go"), fmt.Sprintf("EtcdVersion = %q", strings.TrimPrefix(api, "v"))) {
+		t.Errorf("the API is %s, a node says another version", api)
 	}
 }
 

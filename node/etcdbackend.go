@@ -17,7 +17,7 @@ import (
 )
 
 // EtcdVersion is the release of etcd whose API is served.
-const EtcdVersion = "3.7.0"
+const EtcdVersion = "3.7.3"
 
 // etcdBackend is the running member as etcd's services see it
 // (etcdapi.Backend). What only the leader can do goes through the same

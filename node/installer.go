@@ -32,6 +32,7 @@ type installer struct {
 	mu      sync.Mutex
 	stop    context.CancelCauseFunc // of the install that runs; nil: none does
 	term    uint64                  // of its message
+	latest  uint64                  // highest term of a message that came
 	pending map[uint64]uint64       // snapshot index -> n of the verified state-<n>
 }
 
@@ -77,6 +78,8 @@ var errSuperseded = fault.Newf(fault.Unreachable, "raft snapshot", "a later lead
 // no longer waits for is given up; what is staged stays.
 func (in *installer) enter(ctx context.Context, term uint64) (context.Context, func(), error) {
 	in.mu.Lock()
+	in.latest = max(in.latest, term)
+	latest := in.latest
 	if in.stop != nil && in.term < term {
 		in.stop(errSuperseded)
 	}
@@ -86,10 +89,14 @@ func (in *installer) enter(ctx context.Context, term uint64) (context.Context, f
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
 	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.latest > latest { // it came while this one waited
+		<-in.turn
+		return nil, nil, errSuperseded
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
 	in.stop, in.term = cancel, term
-	in.mu.Unlock()
 	return ctx, func() {
 		in.mu.Lock()
 		in.stop = nil
@@ -171,7 +178,7 @@ func (in *installer) pull(ctx context.Context, req *chainfirev1.InstallSnapshotR
 		}
 	}()
 	meta := msg.GetSnapshot().GetMetadata()
-	cfg := transfer.PullConfig{Endpoints: endpoints, Dial: n.dialTransfer, DialChannel: n.dialChannel, Cluster: id.Cluster, MemberID: id.MemberID,
+	cfg := transfer.PullConfig{Endpoints: endpoints, Fixed: true, Dial: n.dialTransfer, DialChannel: n.dialChannel, Cluster: id.Cluster, MemberID: id.MemberID,
 		WantRoot: req.GetManifestRoot(), MinPosition: ident.Position{Term: meta.GetTerm(), Index: meta.GetIndex()},
 		Target: n.cfg.Name + " (raft snapshot)", Parallel: n.cfg.Parallel, RateLimit: n.cfg.RateLimit, Compression: n.cfg.Compression,
 		IdleTimeout: defaultIdleTimeout, Logger: n.logger, OpenStage: func(encoded []byte) (transfer.Stage, error) {

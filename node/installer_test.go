@@ -222,6 +222,35 @@ func TestInstallSuperseded(t *testing.T) {
 			r.wants(60)
 		})
 	})
+	t.Run("waiting", func(t *testing.T) {
+		inReceiver(t, func(r *receiver) {
+			letGo := make(chan struct{})
+			r.during = func(ctx context.Context, index uint64) error {
+				switch index {
+				case 50:
+					<-letGo // it takes its time to end
+				case 60:
+					<-ctx.Done()
+				}
+				return context.Cause(ctx)
+			}
+			first := r.install(2, 50)
+			synctest.Wait()
+			second := r.install(3, 60)
+			synctest.Wait()
+			third := r.install(4, 70)
+			synctest.Wait()
+			close(letGo)
+			if err := <-third; err != nil {
+				t.Error(err)
+			}
+			if err := <-second; !errors.Is(err, errSuperseded) {
+				t.Errorf("the second ends with %v", err)
+			}
+			<-first
+			r.wants(70)
+		})
+	})
 	t.Run("by the same term", func(t *testing.T) {
 		inReceiver(t, func(r *receiver) {
 			fetched := make(chan struct{})

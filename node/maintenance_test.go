@@ -345,7 +345,7 @@ func TestHTTPBesideGRPC(t *testing.T) {
 	put(t, both[0].clientOf(), "k", "v")
 	want := map[string]string{
 		"/health":         `200 {"health":"true","reason":""}`,
-		"/version":        `200 {"etcdserver":"3.7.0","etcdcluster":"3.7.0","storage":"unknown"}`,
+		"/version":        `200 {"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"unknown"}`,
 		"/livez":          "200 ok\n",
 		"/readyz?verbose": "200 [+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n",
 		"/readyz?verbose&exclude=x&exclude=non_learner": "200 [+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\nok\n",

@@ -19,6 +19,7 @@ import (
 // required.
 type PullConfig struct {
 	Endpoints []string // preferred source first
+	Fixed     bool     // no others are tried: members that a source names do not have this seed
 	Dial      DialFunc
 	// DialChannel connects for channels, which sources may offer for chunks; nil:
 	// streams do.

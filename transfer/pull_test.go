@@ -311,6 +311,15 @@ func TestPullFailover(t *testing.T) {
 		if err != nil || res.Source != "http://"+b.addr {
 			t.Fatalf("source %q: %v", res.Source, err)
 		}
+		a = startSource(t, leases, []*memSeed{seed}, func(c *Config, _ *wire) {
+			c.ClientURLs = func() []string { return []string{"http://" + b.addr} }
+		})
+		a.wire.plan(func(w *wire) { w.cutAt, w.onCut = 700_000, w.die })
+		cfg = pullConfig(newMemDisk(), a.addr)
+		cfg.Compression, cfg.Fixed, cfg.IdleTimeout = "none", true, 200*time.Millisecond
+		if res, err := Pull(t.Context(), cfg); err == nil || res.Failovers != 0 {
+			t.Errorf("a seed that only %s has came from %s", a.addr, res.Source)
+		}
 	})
 	t.Run("first refuses connections", func(t *testing.T) {
 		leases.expireAll()

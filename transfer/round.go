@@ -112,7 +112,9 @@ func (r *round) open(ctx context.Context) error {
 		r.secret = secret
 	}
 	r.result.Meta, r.result.LeaseID, r.result.Source = meta, meta.LeaseID, r.addr
-	r.learn(resp.GetClientUrls(), true)
+	if !r.cfg.Fixed {
+		r.learn(resp.GetClientUrls(), true)
+	}
 	r.tell(Event{Kind: EventOpened, Source: r.addr, Meta: meta})
 	r.cfg.Logger.Info("pulling seed", "source", r.addr, "lease", ident.FormatID(meta.LeaseID),
 		"position", meta.Position.String(), "bytes", meta.BytesTotal)

@@ -159,7 +159,7 @@ func TestHealthPages(t *testing.T) {
 	for _, n := range nodes {
 		check(n, "/health", 200, `{"health":"true","reason":""}`)
 		check(n, "/readyz", 200, "ok\n")
-		check(n, "/version", 200, `{"etcdserver":"3.7.0","etcdcluster":"3.7.0","storage":"unknown"}`)
+		check(n, "/version", 200, `{"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"unknown"}`)
 		if code, body, err := page(t, n.Client+"/metrics", nil); err != nil || code != 200 || !strings.Contains(body, "cfseed_applied_index") {
 			t.Errorf("metrics: %d, %v", code, err)
 		}

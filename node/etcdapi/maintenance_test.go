@@ -332,7 +332,7 @@ func TestMoveLeader(t *testing.T) {
 
 // TestWeb asks for the pages of members in every condition.
 func TestWeb(t *testing.T) {
-	s := serve(t, etcdapi.Options{Version: "3.7.0"}, nil)
+	s := serve(t, etcdapi.Options{Version: "3.7.3"}, nil)
 	h := s.api.Handler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "metrics") }))
 	ask := func(method, path string) string {
 		t.Helper()
@@ -350,7 +350,7 @@ func TestWeb(t *testing.T) {
 	}
 	const healthy = `200 {"health":"true","reason":""}`
 	check(map[string]string{"/metrics": "200 metrics", "/health": healthy, "/livez/serializable_read": "200 ok\n", "/livez?verbose": "200 [+]serializable_read ok\nok\n",
-		"/version": `200 {"etcdserver":"3.7.0","etcdcluster":"3.7.0","storage":"unknown"}`})
+		"/version": `200 {"etcdserver":"3.7.3","etcdcluster":"3.7.0","storage":"unknown"}`})
 	for _, path := range []string{"/health", "/version", "/livez", "/readyz"} {
 		if got := ask(http.MethodPost, path); got != "405 Method Not Allowed\n" {
 			t.Errorf("%s: %q", path, got)

@@ -53,7 +53,7 @@ func getOnly(next http.HandlerFunc) http.HandlerFunc {
 func (s *Server) version(w http.ResponseWriter, _ *http.Request) {
 	v := version.Versions{Server: s.opts.Version, Cluster: "not_decided", Storage: "unknown"}
 	if s.backend.Header().GetClusterId() != 0 {
-		v.Cluster = s.opts.Version
+		v.Cluster = clusterVersion(s.opts.Version)
 	}
 	w.Header().Set("Content-Type", "application/json")
 	answerJSON(w, v)
@@ -176,4 +176,12 @@ func (s *Server) checkVoter(context.Context) error {
 		return fmt.Errorf("not supported for learner")
 	}
 	return nil
+}
+
+// clusterVersion is what members of a release agree on: etcd's has no patch level.
+func clusterVersion(release string) string {
+	if i := strings.LastIndexByte(release, '.'); i > 0 {
+		return release[:i] + ".0"
+	}
+	return release
 }
