@@ -112,7 +112,7 @@ func TestPiece(t *testing.T) {
 			t.Errorf("%d writers: %d bytes at once, want %d", writers, got, want)
 		}
 	}
-	// A chunk every 5 ms is 200 MiB a second, every 3 ms it is 333.
+	// A chunk every 3 ms is 333 MiB a second, every 2 ms it is 500.
 	now := time.Unix(1000, 0)
 	comes := func(chunks int, every time.Duration, want int) {
 		t.Helper()
@@ -125,10 +125,10 @@ func TestPiece(t *testing.T) {
 			t.Errorf("after a chunk every %s: %d bytes at once, want %d", every, got, want)
 		}
 	}
-	comes(40, 5*time.Millisecond, atOnce)
-	comes(7, 3*time.Millisecond, atOnce)
-	comes(10, 3*time.Millisecond, atOnceMost)
-	comes(20, 5*time.Millisecond, atOnce)
-	comes(20, time.Millisecond, atOnceMost)
+	comes(49, 3*time.Millisecond, atOnce)
+	comes(15, 2*time.Millisecond, atOnce)
+	comes(1, 2*time.Millisecond, atOnceMost)
+	comes(40, 3*time.Millisecond, atOnce)
+	comes(40, time.Millisecond, atOnceMost)
 	comes(1, time.Second, atOnce)
 }

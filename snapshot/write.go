@@ -84,11 +84,12 @@ type tempo struct {
 	bytes int // since then
 }
 
-// Chunks that come at tempoFast bytes a second come fast. It is looked at for each
-// tempoLook bytes; what comes after a pause is not known to.
+// Chunks that come at tempoFast bytes a second come fast: a source that gives way
+// gets there late, if at all. It is looked at for each tempoLook bytes; after a
+// pause nothing is known.
 const (
-	tempoFast  = 300 << 20
-	tempoLook  = 8 << 20
+	tempoFast  = 400 << 20
+	tempoLook  = 16 << 20
 	tempoPause = 250 * time.Millisecond
 )
 
