@@ -1,6 +1,8 @@
 package node
 
 import (
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -10,23 +12,17 @@ import (
 // long.
 func TestCalm(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		calms := 0
+		var calms atomic.Int32
 		begin := func() (end func()) {
-			calms++
-			ended := false
-			return func() { // as often as one likes, as that of Store.Calm
-				if !ended {
-					calms--
-				}
-				ended = true
-			}
+			calms.Add(1)
+			return sync.OnceFunc(func() { calms.Add(-1) }) // as Store.Calm
 		}
-		after := func(d time.Duration, want int) {
+		after := func(d time.Duration, want int32) {
 			t.Helper()
 			<-time.After(d)
 			synctest.Wait()
-			if calms != want {
-				t.Errorf("%d calms, want %d", calms, want)
+			if got := calms.Load(); got != want {
+				t.Errorf("%d calms, want %d", got, want)
 			}
 		}
 		first, second := calm(begin), calm(begin)
