@@ -292,11 +292,12 @@ func (c Config) checkListens() error {
 func (c Config) checkAdvertised() error {
 	for _, side := range []struct {
 		listenFlag, flag   string
+		port               string // as an example
 		listen, advertised []string
 		told               bool
 	}{
-		{"--listen-client-urls", "--advertise-client-urls", c.ListenClient, c.AdvertiseClient, false},
-		{"--listen-peer-urls", "--initial-advertise-peer-urls", c.ListenPeer, c.AdvertisePeer, c.AwaitSeed || c.InitialCluster != ""},
+		{"--listen-client-urls", "--advertise-client-urls", "2379", c.ListenClient, c.AdvertiseClient, false},
+		{"--listen-peer-urls", "--initial-advertise-peer-urls", "2380", c.ListenPeer, c.AdvertisePeer, c.AwaitSeed || c.InitialCluster != ""},
 	} {
 		for _, s := range side.advertised {
 			if _, err := netsec.ParseURL(s); err != nil {
@@ -306,7 +307,7 @@ func (c Config) checkAdvertised() error {
 		for _, s := range side.listen {
 			if u, err := netsec.ParseURL(s); err == nil && u.Unspecified() && len(side.advertised) == 0 && !side.told {
 				return fault.Newf(fault.Usage, side.listenFlag, "%s is every interface of this machine: others can not tell which to connect to", s).
-					WithHint("add %s with an address of this machine, as http://10.0.0.1:2379", side.flag)
+					WithHint("add %s with an address of this machine, as http://10.0.0.1:%s", side.flag, side.port)
 			}
 		}
 	}

@@ -21,7 +21,7 @@ import (
 func verifyAgainst(ctx context.Context, dialer *dial.Dialer, report *output.Report) error {
 	const name = "against"
 	if report.Position == nil || len(report.Digest) == 0 || report.Cluster == 0 {
-		report.Skip(name, "the directory's own digest is not known")
+		report.Skip(name, "the directory's own digest or cluster is not known")
 		return nil
 	}
 	began := time.Now()

@@ -8,7 +8,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"google.golang.org/grpc"
 
 	"github.com/chainfire/cfseed/internal/datadir"
@@ -321,9 +320,3 @@ func checkArchive(cfg PullConfig) error {
 
 // archiveBuffer is what is read of an archive at a time, in bytes.
 const archiveBuffer = 1 << 20
-
-// IsDirectory reports whether a source names a directory on this machine.
-func IsDirectory(fs vfs.FS, source string) bool {
-	info, err := fs.Stat(source)
-	return err == nil && info.IsDir()
-}
