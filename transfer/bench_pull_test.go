@@ -213,7 +213,7 @@ func stageFromMemory(ctx context.Context, dir string, seed *snapshot.Seed, chunk
 	if err != nil {
 		return err
 	}
-	queue := newWorkQueue(nil)
+	queue := newWorkQueue(nil, 1)
 	queue.begin(fileStage{st}.Missing, 2, time.Now())
 	errs := make([]error, 2)
 	var wg sync.WaitGroup

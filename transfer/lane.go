@@ -225,7 +225,7 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 			queue.add(Range{File: id.file, First: id.index, Count: 1})
 		}
 		if !again && err == nil {
-			queue.stored()
+			queue.stored(int(c.GetRawSize()))
 		}
 		return err
 	}

@@ -263,7 +263,7 @@ func (r *round) fetchBeside(ctx context.Context) error {
 	defer cancel()
 	r.idle.pause() // until somebody waits for the source
 	limiter := newLimiter(r.cfg.RateLimit)
-	m := &making{delta: r.delta, queue: newWorkQueue(r.stage.Missing()), all: r.cfg.DeltaBy == DeltaRanges, unmade: r.unmade,
+	m := &making{delta: r.delta, queue: newWorkQueue(r.stage.Missing(), int(r.layout.ChunkSize)), all: r.cfg.DeltaBy == DeltaRanges, unmade: r.unmade,
 		source:  func() *RecordSource { return &RecordSource{r: r, limiter: limiter} },
 		missing: r.missingOf, progress: r.report.stored, log: r.cfg.Logger}
 	began, ran := time.Now(), make(chan struct{})

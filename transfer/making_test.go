@@ -1,6 +1,7 @@
 package transfer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,10 @@ type met struct {
 	took          time.Duration
 }
 
-const meetChunks = 32 // of each table
+const (
+	meetChunks = 32      // of each table
+	meetBytes  = 1 << 20 // of a chunk
+)
 
 func (c meeting) run(t *testing.T, tables int) (out met) {
 	synctest.Test(t, func(t *testing.T) {
@@ -64,7 +68,7 @@ func (c meeting) run(t *testing.T, tables int) (out met) {
 			described = append(described, record.Table{File: f, Listable: true, Records: uint64(100<<20 - f<<20)})
 		}
 		d := &slowDelta{rate: c.rate, fail: c.fail}
-		m := &making{delta: d, queue: newWorkQueue(missing), all: c.all, source: func() *RecordSource { return new(RecordSource) },
+		m := &making{delta: d, queue: newWorkQueue(missing, meetBytes), all: c.all, source: func() *RecordSource { return new(RecordSource) },
 			missing: func(file int) []Range { return []Range{{File: file, Count: meetChunks}} }, progress: func(int) {}, log: quiet()}
 		began := time.Now()
 		m.plan(t.Context(), described)
@@ -82,7 +86,7 @@ func (c meeting) run(t *testing.T, tables int) (out met) {
 					for _, r := range share {
 						for range r.Count {
 							_ = sleep(t.Context(), time.Duration(float64(c.lanes)/c.line*float64(time.Second)))
-							m.queue.stored()
+							m.queue.stored(meetBytes)
 							mu.Lock()
 							got[r.File]++
 							mu.Unlock()
@@ -150,7 +154,7 @@ func TestMeetInTheMiddle(t *testing.T) {
 
 // A claim is of a whole table or none, and one that is given back is handed out.
 func TestQueueClaims(t *testing.T) {
-	q := newWorkQueue([]Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}, {File: 2, First: 3, Count: 2}})
+	q := newWorkQueue([]Range{{File: 0, Count: 4}, {File: 1, Count: 4}, {File: 2, First: 1, Count: 1}, {File: 2, First: 3, Count: 2}}, 1)
 	if left, _, begun := q.ahead(time.Now()); left != 0 || begun {
 		t.Error("it has begun")
 	}
@@ -168,7 +172,7 @@ func TestQueueClaims(t *testing.T) {
 	if q.claim(1) || q.claimable(1) || !q.claimable(0) || !q.claim(0) {
 		t.Error("a part of table 1 was handed out, of table 0 nothing")
 	}
-	q.stored()
+	q.stored(1)
 	if left, before, begun := q.ahead(now.Add(10 * time.Second)); left != 10*time.Second || before < 0 || !begun {
 		t.Errorf("%s for 2 chunks at 2 in 10 s", left)
 	}
@@ -183,6 +187,7 @@ func TestQueueClaims(t *testing.T) {
 func TestOutlast(t *testing.T) {
 	for name, tc := range map[string]struct {
 		lanes, lists time.Duration // for a chunk; 0: not known
+		came         int           // bytes over the lanes; 0: a chunk
 		before       time.Duration
 		takes        time.Duration // to make
 		want         bool
@@ -194,17 +199,18 @@ func TestOutlast(t *testing.T) {
 		"only lists, slow":         {lists: time.Second, takes: 20 * time.Second, want: true, at: 20 * time.Second},
 		"only lists, fast":         {lists: 10 * time.Millisecond, takes: 20 * time.Second, want: false, at: 320 * time.Millisecond},
 		"the lanes know better":    {lanes: time.Second, lists: time.Millisecond, takes: 20 * time.Second, want: true, at: 20 * time.Second},
+		"the lanes had little":     {lanes: time.Millisecond, came: 2000, lists: time.Second, takes: 20 * time.Second, want: true, at: 20 * time.Second},
 		"nothing is known":         {takes: 20 * time.Second, want: true, at: 20 * time.Second},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			q := newWorkQueue([]Range{{File: 0, Count: meetChunks}, {File: 1, Count: meetChunks}, {File: 2, Count: 1}})
+			q := newWorkQueue([]Range{{File: 0, Count: meetChunks}, {File: 1, Count: meetChunks}, {File: 2, Count: 1}}, meetBytes)
 			q.claim(0)
 			q.claim(1)
 			q.kept(0)
 			q.begin(func() []Range { return nil }, 1, time.Now())
 			if tc.lanes > 0 {
 				_ = sleep(t.Context(), tc.lanes)
-				q.stored()
+				q.stored(cmp.Or(tc.came, meetBytes))
 			}
 			m, done, began := &making{queue: q}, make(chan struct{}), time.Now()
 			made := time.AfterFunc(tc.takes, func() { close(done) })
@@ -251,7 +257,7 @@ func TestMakingEnds(t *testing.T) {
 		"not alike": {err: fmt.Errorf("it: %w", ErrNotAlike), ends: true},
 		"stage":     {err: fmt.Errorf("it: %w", ErrStage), ends: true},
 	} {
-		m := &making{queue: newWorkQueue([]Range{{File: 1, Count: 1}}), log: slog.New(slog.DiscardHandler), order: []candidate{{Table: record.Table{File: 1}}}}
+		m := &making{queue: newWorkQueue([]Range{{File: 1, Count: 1}}, 1), log: slog.New(slog.DiscardHandler), order: []candidate{{Table: record.Table{File: 1}}}}
 		m.end(t.Context(), &candidate{}, &RecordSource{}, 0, 0, tc.err)
 		if _, more := m.next(time.Now()); more == tc.ends {
 			t.Errorf("%s: another is begun: %t", name, more)
@@ -259,7 +265,7 @@ func TestMakingEnds(t *testing.T) {
 	}
 	ended, end := context.WithCancel(t.Context())
 	end()
-	m := &making{queue: newWorkQueue([]Range{{File: 1, Count: 1}}), delta: nil} // whose cost nobody asks for
+	m := &making{queue: newWorkQueue([]Range{{File: 1, Count: 1}}, 1), delta: nil} // whose cost nobody asks for
 	if m.plan(ended, []record.Table{{File: 1, Listable: true}}); m.order != nil {
 		t.Error("planned after the end")
 	}

@@ -18,9 +18,10 @@ type workQueue struct {
 	claimed map[int]int  // chunks of files that were claimed and are not here again
 	rank    map[int]int  // of files; those of the least are handed out first
 
+	size  int           // of a chunk, in bytes; the last one of a file may have less
 	made  time.Time     // the queue
 	began time.Time     // handing out
-	came  int           // chunks since then
+	came  int           // bytes since then
 	took  time.Duration // until the last of them
 }
 
@@ -31,9 +32,10 @@ const (
 	shareDivide = 2    // a share is what is left / (streams * shareDivide)
 )
 
-// newWorkQueue makes a queue for begin to hand out, or to claim from before that.
-func newWorkQueue(missing []Range) *workQueue {
-	q := &workQueue{streams: 1, made: time.Now(), handed: make(map[int]bool), claimed: make(map[int]int)}
+// newWorkQueue makes a queue for begin to hand out, or to claim from before that, of
+// chunks of so many bytes.
+func newWorkQueue(missing []Range, size int) *workQueue {
+	q := &workQueue{streams: 1, size: size, made: time.Now(), handed: make(map[int]bool), claimed: make(map[int]int)}
 	q.add(missing...)
 	return q
 }
@@ -157,11 +159,11 @@ func (q *workQueue) take(most int) []Range {
 	return out
 }
 
-// stored notes that a chunk that was handed out has come.
-func (q *workQueue) stored() {
+// stored notes that a chunk that was handed out has come, of so many bytes.
+func (q *workQueue) stored(n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.came++
+	q.came += n
 	q.took = time.Since(q.began)
 }
 
@@ -174,18 +176,18 @@ func (q *workQueue) ahead(now time.Time) (left, before time.Duration, begun bool
 	if q.began.IsZero() {
 		return 0, 0, false
 	}
-	each := now.Sub(q.began).Seconds() / float64(q.came+q.streams)
+	each := now.Sub(q.began).Seconds() / (float64(q.came)/float64(q.size) + float64(q.streams))
 	return time.Duration(float64(q.chunks) * each * float64(time.Second)), q.began.Sub(q.made), true
 }
 
 // behind is how long the streams would take for what is claimed and has not come, at
-// the rate so far; each is the time of a chunk where they have brought nothing.
-// known: there is a rate.
+// the rate so far; each is the time of a chunk where they have brought less than one:
+// that of a few bytes is the time of the way. known: there is a rate.
 func (q *workQueue) behind(each time.Duration) (left time.Duration, known bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.came > 0 {
-		each = q.took / time.Duration(q.came)
+	if q.came >= q.size {
+		each = time.Duration(float64(q.took) * float64(q.size) / float64(q.came))
 	}
 	for _, chunks := range q.claimed {
 		left += time.Duration(chunks) * each

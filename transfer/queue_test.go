@@ -21,7 +21,7 @@ func TestWorkQueue(t *testing.T) {
 			}
 		}
 		streams := rapid.IntRange(1, 8).Draw(t, "streams")
-		q := newWorkQueue(missing)
+		q := newWorkQueue(missing, 1)
 		q.begin(func() []Range { return missing }, streams, time.Now())
 		left := len(want)
 		most := rapid.IntRange(leastShare, 64).Draw(t, "most")

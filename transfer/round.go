@@ -170,7 +170,7 @@ func (r *round) fetchAll(ctx context.Context) error {
 		if len(missing) == 0 {
 			return nil
 		}
-		if err := r.fetchFrom(ctx, newWorkQueue(missing)); err != nil {
+		if err := r.fetchFrom(ctx, newWorkQueue(missing, int(r.layout.ChunkSize))); err != nil {
 			return err
 		}
 	}

@@ -124,20 +124,6 @@ func (l *ledger) compact() {
 	}
 }
 
-// merge lets the members merge all their tables, so that none is left that has what
-// changed and nothing else.
-func (l *ledger) merge() {
-	l.c.t.Helper()
-	client := l.c.Client()
-	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
-	defer cancel()
-	for _, e := range client.Endpoints() {
-		if _, err := client.Defragment(ctx, e); err != nil {
-			l.c.t.Fatalf("defragment: %v", err)
-		}
-	}
-}
-
 // checkOn reads every account back from the node's own state.
 func (l *ledger) checkOn(n *Node) {
 	l.c.t.Helper()
@@ -207,7 +193,7 @@ func TestPullDeltaByRanges(t *testing.T) {
 		c.AwaitNoLease() // or the next pull would share its seed
 		step.change()
 		if step.merged {
-			l.merge()
+			l.c.merge()
 		}
 		before, seen := treeHash(t, base.DataDir), line.Bytes(shape.Down)
 		n, r := c.pullDelta(fmt.Sprintf("ranges%d", i), line.URL(), base.DataDir, "ranges")
