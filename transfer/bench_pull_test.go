@@ -219,7 +219,7 @@ func stageFromMemory(ctx context.Context, dir string, seed *snapshot.Seed, chunk
 	var wg sync.WaitGroup
 	for i := range errs {
 		wg.Go(func() {
-			for share := queue.take(mostShare); share != nil && errs[i] == nil; share = queue.take(mostShare) {
+			for share, _ := queue.take(mostShare); share != nil && errs[i] == nil; share, _ = queue.take(mostShare) {
 				errs[i] = putShare(st, share, chunks)
 			}
 		})

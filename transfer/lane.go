@@ -103,7 +103,9 @@ func (r *round) inUse(ctx context.Context) []*lane {
 func (r *round) fetchRanges(ctx context.Context, queue *workQueue) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	r.idle.turn()
 	lanes := r.inUse(ctx)
+	r.idle.over()
 	if len(lanes) == 0 {
 		return fault.Newf(fault.Internal, "pull from "+r.addr, "no connection to fetch over")
 	}
@@ -115,6 +117,8 @@ func (r *round) fetchRanges(ctx context.Context, queue *workQueue) error {
 	for i, l := range lanes {
 		wg.Go(func() {
 			background.Lower()
+			r.idle.turn()
+			defer r.idle.over()
 			errs[i] = l.work(ctx, queue)
 			if errs[i] != nil && !transient(errs[i]) {
 				cancel()
@@ -201,9 +205,9 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 	if l.long {
 		most = mostShare
 	}
-	ranges := queue.take(most)
-	if ranges == nil {
-		return nil, nil
+	ranges, err := l.share(ctx, queue, most, alone)
+	if ranges == nil || err != nil {
+		return nil, err
 	}
 	req := &chainfirev1.GetSnapshotRequest{LeaseId: l.meta.LeaseID, ManifestRoot: l.layout.root[:], Ranges: rangesProto(ranges),
 		Compression: l.cfg.Compression, RateLimit: uint64(max(l.cfg.RateLimit, 0)),
@@ -230,6 +234,29 @@ func (l *lane) ask(ctx context.Context, queue *workQueue, alone bool) (*share, e
 		return err
 	}
 	return s, nil
+}
+
+// laneRest is how long a lane keeps a channel over which it asks for nothing, well
+// within channelPause.
+const laneRest = time.Minute
+
+// share takes a share; one that has nothing on its way waits until it may.
+func (l *lane) share(ctx context.Context, queue *workQueue, most int, alone bool) ([]Range, error) {
+	for began := time.Now(); ; {
+		ranges, held := queue.take(most)
+		if !held || !alone {
+			return ranges, nil
+		}
+		if time.Since(began) > laneRest {
+			l.unplug()
+		}
+		l.idle.over() // nobody waits for the source here
+		err := sleep(ctx, makeAgain)
+		l.idle.turn()
+		if err != nil {
+			return nil, peerFault(ctx, "pull from "+l.addr, err)
+		}
+	}
 }
 
 // read takes a share to its end frame, and asks for the next one a little before

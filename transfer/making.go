@@ -63,7 +63,8 @@ type Made struct {
 
 // making makes tables of a seed of records that the target has, one by one from
 // the cheapest on, beside the lanes, which fetch from the other end: until they
-// meet, nobody waits for the other. Before the lanes begin, which is a little after
+// meet, nobody waits for the other, but the lanes for lists that come over the same
+// slow line (precedes). Before the lanes begin, which is a little after
 // the last shared file is there, it takes what it can;
 // then a table only if it will be there before the lanes could fetch all that is
 // missing, or takes no longer than all did before: the few that are under way when
@@ -75,16 +76,21 @@ type making struct {
 	source   func() *RecordSource
 	missing  func(file int) []Range // that is not staged
 	progress func(n int)            // bytes staged
+	flow     *flow                  // of lists and records
 	log      *slog.Logger
 
-	mu      sync.Mutex
-	order   []candidate // not begun
-	stopped bool
-	made    Made
-	unmade  int // in a row
-	cost    uint64
-	spent   time.Duration
-	failed  error // of the source
+	mu       sync.Mutex
+	order    []candidate // not begun
+	expected float64     // bytes of tables for a byte of lists
+	since    time.Time   // the first was begun
+	active   busy        // making
+	awaits   bool        // a table is left for when a probe of it has come
+	stopped  bool
+	made     Made
+	unmade   int // in a row
+	cost     uint64
+	spent    time.Duration
+	failed   error // of the source
 }
 
 // candidate is a table that can be made.
@@ -118,6 +124,7 @@ func (m *making) plan(ctx context.Context, tables []record.Table) {
 	var order []candidate
 	each := make(map[int]float64) // cost of a chunk
 	chunks := m.queue.files()
+	var listed, bytes float64
 	for _, t := range tables {
 		if ctx.Err() != nil { // to reckon a cost may take reading
 			return
@@ -126,6 +133,8 @@ func (m *making) plan(ctx context.Context, tables []record.Table) {
 			c := candidate{t, m.delta.Cost(t)}
 			each[t.File] = float64(c.cost) / float64(n)
 			order = append(order, c)
+			listed += float64(t.Records) * listedBytes
+			bytes += float64(n) * float64(m.queue.size)
 		}
 	}
 	slices.SortFunc(order, func(a, b candidate) int {
@@ -138,7 +147,7 @@ func (m *making) plan(ctx context.Context, tables []record.Table) {
 	m.queue.arrange(rank)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.order = order
+	m.order, m.expected = order, bytes/max(listed, 1)
 }
 
 // work makes one table after the other; its own goroutine.
@@ -175,6 +184,7 @@ func (m *making) next(now time.Time) (c *candidate, more bool) {
 	}
 	left, before, lanes := m.queue.ahead(now)
 	var kept []candidate
+	m.awaits = false
 	for i, have := range m.order {
 		if !m.all && lanes && m.takes(have.cost) >= max(left, before) {
 			if m.queue.claimable(have.File) {
@@ -184,7 +194,14 @@ func (m *making) next(now time.Time) (c *candidate, more bool) {
 		}
 		if m.queue.claim(have.File) {
 			m.order = append(kept, m.order[i+1:]...)
+			if m.since.IsZero() {
+				m.since = now
+			}
+			m.active.add(1, now)
 			return &have, true
+		}
+		if m.queue.claimable(have.File) {
+			kept, m.awaits = append(kept, have), true
 		}
 	}
 	m.order = kept
@@ -203,6 +220,9 @@ func (m *making) takes(cost uint64) time.Duration {
 func (m *making) end(ctx context.Context, c *candidate, src *RecordSource, made uint64, took time.Duration, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	if c != nil {
+		m.active.add(-1, time.Now())
+	}
 	m.made.BytesMoved += src.wire
 	m.made.BytesMade += made
 	if err == nil {
@@ -265,7 +285,8 @@ func (r *round) fetchBeside(ctx context.Context) error {
 	limiter := newLimiter(r.cfg.RateLimit)
 	m := &making{delta: r.delta, queue: newWorkQueue(r.stage.Missing(), int(r.layout.ChunkSize)), all: r.cfg.DeltaBy == DeltaRanges, unmade: r.unmade,
 		source:  func() *RecordSource { return &RecordSource{r: r, limiter: limiter} },
-		missing: r.missingOf, progress: r.report.stored, log: r.cfg.Logger}
+		missing: r.missingOf, progress: r.report.stored, flow: &r.flow, log: r.cfg.Logger}
+	m.queue.gate = m.precedes
 	began, ran := time.Now(), make(chan struct{})
 	go func() {
 		defer close(ran)
@@ -291,7 +312,7 @@ func (r *round) fetchBeside(ctx context.Context) error {
 	m.stop()
 	switch {
 	case err == nil:
-		m.outlast(ctx, ran, time.Since(began), r.flow.each(int(r.layout.ChunkSize)))
+		m.outlast(ctx, ran, time.Since(began), func() time.Duration { return r.flow.each(int(r.layout.ChunkSize)) })
 		cancel()
 	case !transient(err):
 		cancel()

@@ -18,11 +18,18 @@ type workQueue struct {
 	claimed map[int]int  // chunks of files that were claimed and are not here again
 	rank    map[int]int  // of files; those of the least are handed out first
 
-	size  int           // of a chunk, in bytes; the last one of a file may have less
-	made  time.Time     // the queue
-	began time.Time     // handing out
-	came  int           // bytes since then
-	took  time.Duration // until the last of them
+	size   int       // of a chunk, in bytes; the last one of a file may have less
+	made   time.Time // the queue
+	began  time.Time // handing out
+	came   int       // bytes since then
+	out    int       // chunks that were handed out and have not come
+	beside bool      // more than one share at a time
+	probed int       // the file of which a chunk is on its way as a probe; < 0: none
+	coming busy      // while there are such
+
+	// Asked before each share, without the lock; nil: there is nobody else. Hold: none
+	// is to be handed out; probe: one chunk, if nothing is on its way.
+	gate func(now time.Time) (hold, probe bool)
 }
 
 // Bounds of a share.
@@ -35,8 +42,8 @@ const (
 // newWorkQueue makes a queue for begin to hand out, or to claim from before that, of
 // chunks of so many bytes.
 func newWorkQueue(missing []Range, size int) *workQueue {
-	q := &workQueue{streams: 1, size: size, made: time.Now(), handed: make(map[int]bool), claimed: make(map[int]int)}
-	q.add(missing...)
+	q := &workQueue{streams: 1, size: size, probed: -1, made: time.Now(), handed: make(map[int]bool), claimed: make(map[int]int)}
+	q.put(missing)
 	return q
 }
 
@@ -67,14 +74,25 @@ func (q *workQueue) sort() {
 	slices.SortStableFunc(q.ranges, func(a, b Range) int { return q.rank[a.File] - q.rank[b.File] })
 }
 
-// add puts ranges (back) into the queue.
+// add puts ranges back that were handed out.
 func (q *workQueue) add(ranges ...Range) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	for _, r := range ranges {
+		q.off(r.Count)
+	}
 	q.put(ranges)
 }
 
-// put is add, with the lock held.
+// off says that chunks are not on their way any more. The lock is held.
+func (q *workQueue) off(chunks int) {
+	if q.out -= chunks; q.out == 0 && chunks > 0 {
+		q.probed = -1
+		q.coming.add(-1, time.Now())
+	}
+}
+
+// put puts ranges into the queue. The lock is held.
 func (q *workQueue) put(ranges []Range) {
 	for _, r := range ranges {
 		q.ranges = append(q.ranges, r)
@@ -94,11 +112,11 @@ func (q *workQueue) files() map[int]int {
 }
 
 // claim takes all of a file out of the queue; false when there is none of it, or
-// when a part was handed out.
+// when a part was handed out, but for a probe that has come.
 func (q *workQueue) claim(file int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if q.handed[file] {
+	if q.handed[file] || q.probed == file {
 		return false
 	}
 	before, chunks := len(q.ranges), q.chunks
@@ -115,7 +133,7 @@ func (q *workQueue) claim(file int) bool {
 	return true
 }
 
-// claimable reports whether claim would give it.
+// claimable reports whether claim would give it, now or when a probe has come.
 func (q *workQueue) claimable(file int) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -137,12 +155,24 @@ func (q *workQueue) giveBack(file int, missing func() []Range) {
 	q.put(missing())
 }
 
-// take gives the next share, of at most so many chunks, nil when there is none.
-func (q *workQueue) take(most int) []Range {
+// take gives the next share, of at most so many chunks, nil when there is none; held:
+// not at the moment.
+func (q *workQueue) take(most int) (out []Range, held bool) {
+	var hold, probe bool
+	if q.gate != nil {
+		hold, probe = q.gate(time.Now())
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	share := min(max(q.chunks/(q.streams*shareDivide), leastShare), most)
-	var out []Range
+	if probe {
+		hold, share = q.out > 0, 1
+	}
+	hold = hold || q.probed >= 0 // what it tells is waited for
+	if hold {
+		return nil, len(q.ranges) > 0
+	}
+	before := q.out
 	for len(q.ranges) > 0 && len(out) < mostFiles && (share > 0 || len(out) == 0) {
 		r := q.ranges[0]
 		if r.Count > share {
@@ -153,10 +183,19 @@ func (q *workQueue) take(most int) []Range {
 		}
 		share -= r.Count
 		q.chunks -= r.Count
-		q.handed[r.File] = true
+		q.out += r.Count
+		if probe {
+			q.probed = r.File
+		} else {
+			q.handed[r.File] = true
+		}
 		out = append(out, r)
 	}
-	return out
+	if before == 0 && q.out > 0 {
+		q.coming.add(1, time.Now())
+	}
+	q.beside = q.beside || before > 0 && q.out > before
+	return out, false
 }
 
 // stored notes that a chunk that was handed out has come, of so many bytes.
@@ -164,7 +203,23 @@ func (q *workQueue) stored(n int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.came += n
-	q.took = time.Since(q.began)
+	q.off(1)
+}
+
+// rate is how many bytes a second the streams bring while something is on its way;
+// where only one has brought anything, that is taken for the rate of each. known: a
+// chunk has come.
+func (q *workQueue) rate(now time.Time) (bytes float64, known bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.came < q.size {
+		return 0, false
+	}
+	bytes = float64(q.came) / max(q.coming.total(now).Seconds(), 1e-6)
+	if !q.beside {
+		bytes *= float64(q.streams)
+	}
+	return bytes, true
 }
 
 // ahead is how long the streams will take for all that is in the queue, at the
@@ -176,7 +231,7 @@ func (q *workQueue) ahead(now time.Time) (left, before time.Duration, begun bool
 	if q.began.IsZero() {
 		return 0, 0, false
 	}
-	each := now.Sub(q.began).Seconds() / (float64(q.came)/float64(q.size) + float64(q.streams))
+	each := q.coming.total(now).Seconds() / (float64(q.came)/float64(q.size) + float64(q.streams))
 	return time.Duration(float64(q.chunks) * each * float64(time.Second)), q.began.Sub(q.made), true
 }
 
@@ -187,7 +242,7 @@ func (q *workQueue) behind(each time.Duration) (left time.Duration, known bool) 
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.came >= q.size {
-		each = time.Duration(float64(q.took) * float64(q.size) / float64(q.came))
+		each = time.Duration(float64(q.coming.total(time.Now())) * float64(q.size) / float64(q.came))
 	}
 	for _, chunks := range q.claimed {
 		left += time.Duration(chunks) * each

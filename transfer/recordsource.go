@@ -2,8 +2,6 @@ package transfer
 
 import (
 	"context"
-	"sync"
-	"time"
 
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
@@ -86,23 +84,32 @@ func (s *RecordSource) moved(n int) {
 	s.r.report.wire(n)
 }
 
+// turn says that the source is waited for, until over.
+func (s *RecordSource) turn() {
+	s.r.idle.turn()
+	s.r.flow.turn()
+}
+
+func (s *RecordSource) over() {
+	s.r.flow.over()
+	s.r.idle.over()
+}
+
 // stream runs one call to its end frame and passes its bytes on.
 func (s *RecordSource) stream(ctx context.Context, open openStream, fn func(piece []byte) error) error {
-	s.r.idle.turn()
-	defer s.r.idle.over()
+	s.turn()
+	defer s.over()
 	var own error
-	asked := time.Now()
 	in := &recordIntake{codec: s.r.codec, take: func(piece []byte) error {
-		s.r.idle.over() // what the caller does with it is not the source's turn
-		defer s.r.idle.turn()
+		s.over() // what the caller does with it is not the source's turn
+		defer s.turn()
 		own = fn(piece)
-		asked = time.Now()
 		return own
 	}}
 	fr := &frameReader{root: s.r.layout.root, file: RecordsFile}
 	fr.onChunk = func(_ chunkID, c *chainfirev1.FrameChunk) error {
 		s.moved(len(c.GetData()))
-		s.r.flow.add(len(c.GetData()), time.Since(asked))
+		s.r.flow.add(len(c.GetData()))
 		return in.put(c)
 	}
 	err := s.r.stream(ctx, open, fr)
@@ -110,29 +117,6 @@ func (s *RecordSource) stream(ctx context.Context, open openStream, fn func(piec
 		s.failed = err
 	}
 	return err
-}
-
-// flow is how fast lists and records come.
-type flow struct {
-	mu    sync.Mutex
-	bytes int
-	took  time.Duration // that was waited for them
-}
-
-func (f *flow) add(n int, took time.Duration) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.bytes += n
-	f.took += took
-}
-
-// each gives the time that so many bytes would take; 0: it is not known.
-func (f *flow) each(n int) func() time.Duration {
-	return func() time.Duration {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		return time.Duration(float64(f.took) / float64(max(f.bytes, 1)) * float64(n))
-	}
 }
 
 // recordIntake unpacks chunks that make one stream of bytes.

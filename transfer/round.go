@@ -30,7 +30,7 @@ type round struct {
 	end    context.CancelCauseFunc
 	limit  atomic.Int64 // of silence, in nanoseconds
 
-	flow     flow // of records
+	flow     flow // of lists and records
 	lanes    []*lane
 	asked    atomic.Pointer[[]chainfirev1.SeedClient] // of the connections that must answer
 	trip     time.Duration                            // of a small call; set before measured is closed; 0: not known
@@ -183,8 +183,6 @@ func (r *round) fetchFrom(ctx context.Context, queue *workQueue) error {
 			return &localError{err}
 		}
 	}
-	r.idle.turn()
-	defer r.idle.over()
 	began := time.Now()
 	err := r.fetchRanges(ctx, queue)
 	r.fetching += time.Since(began)

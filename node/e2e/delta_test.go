@@ -155,6 +155,28 @@ func TestFollowerFetchesRecords(t *testing.T) {
 	c.VerifyDirs(c.Nodes...)
 }
 
+// TestPullDeltaOnASlowLine: what differs is all over the keys, and all tables are
+// others than the base's. What comes over a slow line is little more than the lists.
+func TestPullDeltaOnASlowLine(t *testing.T) {
+	t.Parallel()
+	c := NewCluster(t, "--heartbeat-interval", "50ms", "--election-timeout", "1s")
+	_, line := c.behind("n1")
+	l := c.ledger(32)
+	base, _ := c.pullDelta("base", line.URL(), "", "", "--lease-ttl", "3s")
+	c.AwaitNoLease() // or the next pull would share its seed
+	l.change(l.rng.Perm(l.n)[:l.n/20])
+	c.merge()
+	before := line.Bytes(shape.Down)
+	line.Shape(shape.Down, shape.Shape{Rate: 256 << 10, Window: 64 << 10})
+	n, r := c.pullDelta("n2", line.URL(), base.DataDir, "auto")
+	percent := 100 * float64(line.Bytes(shape.Down)-before) / r.Num("bytes_total")
+	t.Logf("%.1f %% of %.0f bytes came down in %.2fs: %s", percent, r.Num("bytes_total"), r.Num("seconds"), r.Stderr)
+	if percent > 30 || r.Str("delta") != "ranges" {
+		t.Errorf("%.1f %% came down: %s", percent, r)
+	}
+	c.VerifyDirs(n)
+}
+
 // TestPullDelta: a member that was away too long is seeded anew, under an ID of
 // its own, with its old directory as a base that is only read.
 func TestPullDelta(t *testing.T) {
