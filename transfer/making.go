@@ -50,7 +50,7 @@ const (
 	makeRate   = 100 << 20 // bytes of cost a second, until it is measured ...
 	makeWeight = 1.0       // ... for so many seconds
 	makeAgain  = time.Second / 20
-	makeAhead  = time.Second // before the lanes begin, at least
+	makeAhead  = 2 * time.Second // before the lanes begin, at least
 )
 
 // Made says what came of a delta.
@@ -330,7 +330,7 @@ func (r *round) fetchBeside(ctx context.Context) error {
 
 // goAhead lets tables be made alone for a while before the lanes begin: a fast line
 // would have all of them at once, and what a base is named for are bytes that need
-// not move. Half as long as what passed, or a second, is little of the whole.
+// not move. Half as long as what passed, or two seconds, is little of the whole.
 func goAhead(ctx context.Context, done <-chan struct{}, half time.Duration) {
 	timer := time.NewTimer(max(half, makeAhead))
 	defer timer.Stop()

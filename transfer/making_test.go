@@ -212,7 +212,7 @@ func TestOutlast(t *testing.T) {
 }
 
 // TestGoAhead: the lanes begin when all is made, or after half of what passed, at
-// least a second.
+// least for makeAhead.
 func TestGoAhead(t *testing.T) {
 	for name, tc := range map[string]struct{ makes, half, want time.Duration }{
 		"all is made":     {makes: time.Second / 4, want: time.Second / 4},
