@@ -26,7 +26,8 @@
 //     loses when it is killed.
 //  7. What could be made and was not is fetched: no error of making a table ends a
 //     pull. A table is made or fetched, not both, unless it could not be made, or
-//     not in the time that fetching takes.
+//     not in the time that fetching takes; but for one chunk that shows how fast
+//     the line is. Over a slow one, lists of records go before chunks.
 //  8. Seeds give way to what the source is there for: all of them together keep
 //     to a Pace that follows how long its writes and the syncs of its log take,
 //     above a floor.

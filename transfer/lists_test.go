@@ -3,8 +3,10 @@ package transfer
 import (
 	"cmp"
 	"context"
+	"net"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -77,4 +79,43 @@ func TestListsGoFirst(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestHeldLane: while a lane may ask for nothing, the source's silence is not held
+// against it, and it lets go of a channel that the source would end.
+func TestHeldLane(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		here, there := net.Pipe()
+		defer func() { _ = there.Close() }()
+		idle := newIdleTimer(nil)
+		l := &lane{round: &round{puller: &puller{idle: idle}}, plugged: newChannel(here, newBufferPool()), release: func() bool { return true }}
+		began := time.Now()
+		q := newWorkQueue([]Range{{Count: 1}}, 1)
+		q.gate = func(now time.Time) (hold, probe bool) {
+			if d := idle.since(); d != 0 {
+				t.Errorf("the source has been waited for %s", d)
+			}
+			if held := now.Sub(began); held < laneRest && l.plugged == nil {
+				t.Fatalf("it has let go after %s", held)
+			}
+			return now.Sub(began) < 2*laneRest, false
+		}
+		idle.turn()
+		if ranges, err := l.share(t.Context(), q, 1, false); ranges != nil || err != nil {
+			t.Errorf("beside another share: %v, %v", ranges, err)
+		}
+		if ranges, err := l.share(t.Context(), q, 1, true); len(ranges) != 1 || err != nil || time.Since(began) < 2*laneRest {
+			t.Errorf("%v after %s, %v", ranges, time.Since(began), err)
+		}
+		if l.plugged != nil || channelPause <= laneRest {
+			t.Error("the source would have ended the channel")
+		}
+		ended, end := context.WithCancel(t.Context())
+		end()
+		q.put([]Range{{Count: 1}})
+		q.gate = func(time.Time) (hold, probe bool) { return true, false }
+		if _, err := l.share(ended, q, 1, true); err == nil {
+			t.Error("it waits on after the end")
+		}
+	})
 }

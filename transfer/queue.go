@@ -23,9 +23,9 @@ type workQueue struct {
 	began  time.Time // handing out
 	came   int       // bytes since then
 	out    int       // chunks that were handed out and have not come
-	beside bool      // more than one share at a time
-	probed int       // the file of which a chunk is on its way as a probe; < 0: none
 	coming busy      // while there are such
+	beside bool      // there were such of more than one share at a time
+	probed int       // the file of which a chunk is on its way as a probe; < 0: none
 
 	// Asked before each share, without the lock; nil: there is nobody else. Hold: none
 	// is to be handed out; probe: one chunk, if nothing is on its way.
